@@ -1,0 +1,66 @@
+r"""Watches the spectrum of a language model's representations while it trains.
+
+A fixed probe set goes through the model, becomes embeddings, their Gram spectrum becomes numbers
+with intervals, the series of numbers becomes a verdict, and the verdict becomes an alert::
+
+    probing -> spectrum -> snapshot -> detection -> sinks
+                     \________ monitor ________/
+                                  |
+                            integrations
+
+`SigmaCallback` is the whole of it in one line for a transformers `Trainer`; `SigmaMonitor` is the
+same for any loop; `spectral_summary` is the spectrum of one embedding matrix.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Alert",
+    "Estimate",
+    "ProbeSet",
+    "SigmaCallback",
+    "SigmaMonitor",
+    "Snapshot",
+    "SpectralSummary",
+    "Status",
+    "spectral_summary",
+]
+
+if TYPE_CHECKING:
+    from sigma_monitor.alert import Alert, Status
+    from sigma_monitor.estimate import Estimate
+    from sigma_monitor.integrations.transformers import SigmaCallback
+    from sigma_monitor.monitor import SigmaMonitor
+    from sigma_monitor.probing import ProbeSet
+    from sigma_monitor.snapshot import Snapshot
+    from sigma_monitor.spectrum import SpectralSummary, spectral_summary
+
+# Resolved on first use, so that importing the package imports no framework.
+_HOMES = {
+    "Alert": "sigma_monitor.alert",
+    "Estimate": "sigma_monitor.estimate",
+    "ProbeSet": "sigma_monitor.probing",
+    "SigmaCallback": "sigma_monitor.integrations.transformers",
+    "SigmaMonitor": "sigma_monitor.monitor",
+    "Snapshot": "sigma_monitor.snapshot",
+    "SpectralSummary": "sigma_monitor.spectrum",
+    "Status": "sigma_monitor.alert",
+    "spectral_summary": "sigma_monitor.spectrum",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,187 @@
+"""When a check is due: as often as asked for, as seldom as the budget demands."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sigma_monitor.errors import InputError
+
+__all__ = ["Cadence"]
+
+_AUTO_CHECKS = 100  # of a run whose length is known
+_AUTO_EVERY = 50  # steps, where it is not
+_MOST_SNAP_COST = 1.25  # a coarser spacing may cost at most this much delay
+_TIMED_STEPS = 5  # training steps whose time is taken before the budget is applied
+
+
+class Cadence:
+    """Spacing of checks in steps.
+
+    A check runs before the first step, at the last, and in between every `every` steps, stretched
+    so that checks take at most `max_overhead` of the run's wall time. The spacing is decided only
+    at checks: all ranks of a distributed run meet there.
+
+    Args:
+        every: The shortest spacing in steps, or `"auto"`: a hundredth of the run.
+        max_overhead: Largest share of wall time; None switches the budget off.
+
+    Raises:
+        InputError: When `every` is not a positive integer or `max_overhead` not a share.
+    """
+
+    def __init__(
+        self, *, every: int | Literal["auto"] = "auto", max_overhead: float | None = 0.01
+    ) -> None:
+        if every != "auto" and not _is_count(every):
+            raise InputError(f'every={every!r}: pass a number of steps from 1 on, or "auto".')
+        if max_overhead is not None and not 0 < max_overhead <= 1:
+            raise InputError(
+                f"max_overhead={max_overhead!r}: pass a share of wall time such as 0.01, or None "
+                "for no budget."
+            )
+        self.every = every
+        self.max_overhead = max_overhead
+        self.max_steps: int | None = None
+        self.logging_steps: int | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new run of the same length."""
+        self.spacing: int | None = None  # in force; None before the first check
+        self.last_step: int | None = None
+        self.next_step: int | None = None
+        self._clock: float | None = None  # training was timed up to here, None while it pauses
+        self._clock_step = 0
+        self._training_seconds = 0.0
+        self._training_steps = 0
+        self._check_seconds = 0.0
+        self._latest_cost = 0.0
+
+    @property
+    def shortest(self) -> int:
+        """The spacing that was asked for, in steps."""
+        if self.every != "auto":
+            return int(self.every)
+        return _AUTO_EVERY if self.max_steps is None else max(1, self.max_steps // _AUTO_CHECKS)
+
+    @property
+    def stretched(self) -> bool:
+        """Whether the budget holds the checks further apart than asked for."""
+        return self.spacing is not None and self.spacing > self.shortest * _MOST_SNAP_COST
+
+    def overhead_with(self, seconds: float = 0.0) -> float | None:
+        """Share of wall time spent in checks, one of `seconds` included that has not finished.
+
+        None before any training time was seen.
+        """
+        checks = self._check_seconds + seconds
+        training = self._training_seconds
+        return checks / (training + checks) if training > 0 else None
+
+    @property
+    def expected_checks(self) -> int | None:
+        """How many checks the run will have at the spacing in force; None: length unknown."""
+        spacing = self.spacing or self.shortest
+        return None if self.max_steps is None else self.max_steps // spacing + 1
+
+    def due(self, step: int) -> bool:
+        """Whether a check belongs at `step`; a step that was seen is never due again."""
+        if self.last_step is None:
+            return True
+        if step <= self.last_step:
+            return False
+        last = self.max_steps is not None and step >= self.max_steps
+        return last or self.next_step is None or step >= self.next_step
+
+    def begin(self, step: int) -> None:
+        """Count the training time up to now, at `step`."""
+        now = time.perf_counter()
+        if self._clock is not None and step > self._clock_step:
+            self._training_seconds += now - self._clock
+            self._training_steps += step - self._clock_step
+        self._clock, self._clock_step = now, step
+
+    def finish(self, step: int, seconds: float) -> None:
+        """The check at `step` took `seconds`: decide when the next one is due."""
+        self._check_seconds += seconds
+        self._latest_cost = seconds
+        self.last_step = step
+        self.respace()
+        self.go_on(step)
+
+    def respace(self, cost_share: float = 1.0) -> None:
+        """Decide anew when the next check is due, at this share of the latest cost."""
+        if self.last_step is not None:
+            self.spacing = self._affordable_spacing(cost_share)
+            self.next_step = self._snapped(self.last_step + self.spacing)
+
+    def go_on(self, step: int) -> None:
+        """Training goes on at `step`; what came before is not training time."""
+        self._clock, self._clock_step = time.perf_counter(), step
+
+    @property
+    def untimed(self) -> bool:
+        """Whether the budget has not been applied yet for want of any training time."""
+        return self.max_overhead is not None and self._training_steps == 0
+
+    def affordable_checks(self, cost_share: float = 1.0) -> float:
+        """Checks of the whole run that the budget pays for, each at this share of the latest cost.
+
+        Infinite without a budget, or before the length of the run and of a step are known.
+        """
+        if self.max_overhead is None or self.max_steps is None or not self._training_steps:
+            return math.inf
+        run = self.max_steps * self._training_seconds / self._training_steps
+        cost = self._latest_cost * cost_share
+        return self.max_overhead * run / cost if cost > 0 else math.inf
+
+    def _affordable_spacing(self, cost_share: float) -> int:
+        if self.max_overhead is None:
+            return self.shortest
+        if not self._training_steps:
+            return max(self.shortest, _TIMED_STEPS)
+        if self.max_steps is not None:
+            # The checks before the first step and at the last are paid from the same budget.
+            payable = min(self.affordable_checks(cost_share), self.max_steps + 1)
+            affordable = math.ceil(self.max_steps / max(1, math.floor(payable) - 1))
+        else:
+            step_seconds = self._training_seconds / self._training_steps
+            cost = self._latest_cost * cost_share
+            affordable = math.ceil(cost / (self.max_overhead * step_seconds))
+        return max(self.shortest, affordable)
+
+    def _snapped(self, step: int) -> int:
+        """The next logging step, where waiting for it costs at most a quarter of the spacing."""
+        if self.last_step is None or self.spacing is None or not self.logging_steps:
+            return step
+        snapped = math.ceil(step / self.logging_steps) * self.logging_steps
+        return snapped if snapped - self.last_step <= _MOST_SNAP_COST * self.spacing else step
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {
+            "last_step": self.last_step,
+            "next_step": self.next_step,
+            "spacing": self.spacing,
+            "training_seconds": self._training_seconds,
+            "training_steps": self._training_steps,
+            "check_seconds": self._check_seconds,
+            "latest_cost": self._latest_cost,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.last_step = state["last_step"]
+        self.next_step = state["next_step"]
+        self.spacing = state["spacing"]
+        self._training_seconds = state["training_seconds"]
+        self._training_steps = state["training_steps"]
+        self._check_seconds = state["check_seconds"]
+        self._latest_cost = state["latest_cost"]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1

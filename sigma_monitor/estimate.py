@@ -1,0 +1,39 @@
+"""A number with its interval and the kind of error that the interval covers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ErrorKind", "Estimate"]
+
+ErrorKind = Literal["exact", "quadrature", "test_vectors", "sampling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value, its interval, and the kind of error the interval covers.
+
+    Attributes:
+        value: The point estimate.
+        low: Lower end of the interval; equal to `value` when `kind` is `"exact"`.
+        high: Upper end of the interval; equal to `value` when `kind` is `"exact"`.
+        kind: `"exact"`: computed from the given rows up to fp64 rounding. `"quadrature"`: a
+            certified bracket given the test vectors. `"test_vectors"`: a t-interval over random
+            test vectors. `"sampling"`: a jackknife t-interval over the probe examples, that is
+            how far the value would move had other examples of the same source been chosen.
+    """
+
+    value: float
+    low: float
+    high: float
+    kind: ErrorKind
+
+    @classmethod
+    def exact(cls, value: float) -> Estimate:
+        """An estimate without error: `low == value == high`."""
+        return cls(value, value, value, "exact")
+
+    def __float__(self) -> float:
+        """The point estimate."""
+        return self.value

@@ -1,0 +1,347 @@
+"""`SigmaCallback`: the monitor in a transformers `Trainer`."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from transformers import (
+    DefaultFlowCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import IntervalStrategy
+
+from sigma_monitor.errors import RecordError
+from sigma_monitor.monitor import SigmaMonitor
+from sigma_monitor.probing import ProbeSet
+from sigma_monitor.probing.guard import frozen_generators
+from sigma_monitor.ranks import is_main
+from sigma_monitor.sinks.wandb import bound_alert_retries
+
+__all__ = ["STATE_KEY", "SigmaCallback"]
+
+_logger = logging.getLogger("sigma_monitor")
+
+STATE_KEY = "sigma_monitor"  # in `TrainerState.stateful_callbacks`, hence in every checkpoint
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def _harmless(hook: Hook) -> Hook:
+    """A hook that can fail without ending the training: said once, then the callback is off."""
+
+    @functools.wraps(hook)
+    def guarded(self: SigmaCallback, *args: Any, **kwargs: Any) -> Any:
+        if not self.active:
+            return None
+        try:
+            return hook(self, *args, **kwargs)
+        except Exception as error:
+            self.active = False
+            _logger.warning(
+                "sigma_monitor: switched off, training goes on (%s in %s: %s)",
+                type(error).__name__,
+                hook.__name__,
+                error,
+                exc_info=error,
+            )
+            return None
+
+    return guarded  # type: ignore[return-value]
+
+
+class SigmaCallback(TrainerCallback):
+    """Watches the spectrum of the model's embeddings while a `Trainer` trains it.
+
+    ::
+
+        Trainer(model, args, train_dataset=train, eval_dataset=test, callbacks=[SigmaCallback()])
+
+    Without arguments, 128 probe examples come from the evaluation data, or from the training data
+    when there is none (`held_out=false` in console and record); checks follow the length of the run
+    and take at most 1 % of its time; metrics go wherever the Trainer reports, alerts to the console
+    and to a live W&B run, and `output_dir/sigma/record.jsonl` keeps everything. Training is bitwise
+    what it would be without, and resumes with the checkpoint.
+
+    Args:
+        probes: The probe set; None chooses one from the Trainer's data.
+        **options: Keyword arguments of `SigmaMonitor`, such as `stop_on_collapse=True`. By default
+            `output_dir` is the Trainer's and `max_steps` the run's.
+
+    Attributes:
+        monitor: The `SigmaMonitor`: `status`, `should_stop`, `stop_reason`, `last_snapshot`.
+        active: False once something failed for good, or when `enabled=False`.
+        undelivered: Checks whose metrics a logger refused.
+
+    Raises:
+        InputError: On an option that cannot be used.
+    """
+
+    def __init__(self, probes: ProbeSet | None = None, **options: Any) -> None:
+        self.monitor = SigmaMonitor(probes, **options)
+        self.active = self.monitor.enabled
+        self.undelivered = 0
+        self._output_dir = self.monitor.output_dir
+        self._chosen_probes = probes
+        self._trainer: weakref.ref[Trainer] | None = None
+        self._pending: tuple[int, dict[str, float]] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._told_missing = False
+
+    def attach(self, trainer: Trainer) -> None:
+        """Take the place in `trainer` from which metrics reach every logger.
+
+        Called by itself; call it where the console says that no Trainer was found.
+        """
+        self._trainer = weakref.ref(trainer)
+        handler = trainer.callback_handler
+        others = [callback for callback in handler.callbacks if callback is not self]
+        place = next(
+            (i + 1 for i, other in enumerate(others) if isinstance(other, DefaultFlowCallback)), 0
+        )
+        # A new list: the handler may be iterating over the present one.
+        handler.callbacks = [*others[:place], self, *others[place:]]
+
+    @_harmless
+    def on_init_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        """Attach to the Trainer that has just been made."""
+        self._attach_to_own_trainer()
+
+    @_harmless
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Begin a run, or go on with the one in the checkpoint."""
+        if self._trainer is None or self._trainer() is None:
+            self._attach_to_own_trainer()
+        monitor = self.monitor
+        monitor.output_dir = self._output_dir or args.output_dir
+        monitor.probes = self._chosen_probes
+        monitor.reset()
+        monitor.cadence.max_steps = state.max_steps
+        by_steps = args.logging_strategy == IntervalStrategy.STEPS
+        monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
+        self._pending = self._saved = None
+        if monitor.sinks is None and "wandb" in _loggers(args) and is_main():
+            bound_alert_retries()
+        saved = _kept_states(state).get(STATE_KEY)
+        if saved:
+            self._restore(saved, state.global_step)
+
+    @_harmless
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        train_dataloader: Any = None,
+        eval_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Choose the probe set, and check before the first step."""
+        if self.monitor.probes is None:
+            self.monitor.probes = self._default_probes(train_dataloader, eval_dataloader)
+            if self.monitor.probes is None:
+                self.active = False
+                return
+        if self.monitor.cadence.last_step is None:
+            self._check(args, state, control, model)
+
+    @_harmless
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Check when one is due, keep the state for the next checkpoint, stop when asked to."""
+        self._flush(args, state, control)
+        self._check(args, state, control, model)
+        if self._saved is not None:
+            _kept_states(state)[STATE_KEY] = self._saved
+        if self.monitor.should_stop:
+            control.should_training_stop = True
+
+    @_harmless
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add the metrics of this step to the train log that is on its way to the loggers."""
+        if self._pending is None or logs is None or "loss" not in logs:
+            return
+        step, metrics = self._pending
+        if step != state.global_step:
+            return
+        self._pending = None
+        logs.update(metrics)
+        state.log_history[-1].update(metrics)
+
+    @_harmless
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the record."""
+        self.monitor.close()
+
+    def _check(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
+    ) -> None:
+        failures = self.monitor.failures
+        snapshot = self.monitor.step(model, state.global_step)
+        if snapshot is not None or self.monitor.failures > failures:
+            self._saved = self.monitor.state_dict()
+        if snapshot is None:
+            return
+        if control.should_log:  # the train log of this step comes next and takes them along
+            self._pending = (state.global_step, snapshot.metrics())
+        else:
+            self._log(snapshot.metrics(), args, state, control)
+
+    def _flush(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+        """Metrics that waited for a train log which never came."""
+        if self._pending is not None:
+            _, metrics = self._pending
+            self._pending = None
+            self._log(metrics, args, state, control)
+
+    def _log(
+        self,
+        metrics: dict[str, float],
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+    ) -> None:
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is None:
+            self._tell_missing(args)
+            state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
+            return
+        # The base method: overrides in subclasses add metrics of their own, which would be lost to
+        # the train log. It clears flags that the Trainer still has to act on.
+        flags = dict(vars(control))
+        try:
+            Trainer.log(trainer, dict(metrics))
+        except Exception as error:
+            self.undelivered += 1
+            if self.undelivered == 1:
+                _logger.warning(
+                    "sigma_monitor: a logger refused the metrics of step %d (%s: %s); training "
+                    "goes on, the record has them, further refusals are counted silently",
+                    state.global_step,
+                    type(error).__name__,
+                    error,
+                )
+            self.monitor.note(
+                "undelivered", step=state.global_step, error=f"{type(error).__name__}: {error}"
+            )
+        finally:
+            vars(control).update(flags)
+
+    def _tell_missing(self, args: TrainingArguments) -> None:
+        if not self._told_missing:
+            self._told_missing = True
+            _logger.warning(
+                "sigma_monitor: its Trainer was not found, so %s will miss the sigma metrics; the "
+                "record has them. Call callback.attach(trainer) after making the Trainer.",
+                ", ".join(_loggers(args)) or "the console",
+            )
+
+    def _attach_to_own_trainer(self) -> None:
+        """Find the Trainer that holds this callback: no hook is given it."""
+        for candidate in gc.get_objects():
+            if issubclass(type(candidate), Trainer):
+                handler = getattr(candidate, "callback_handler", None)
+                if handler is not None and any(other is self for other in handler.callbacks):
+                    self.attach(candidate)
+                    return
+
+    def _restore(self, saved: dict[str, Any], step: int) -> None:
+        try:
+            self.monitor.load_state_dict(saved)
+        except RecordError as error:
+            _logger.warning(
+                "sigma_monitor: the checkpoint's state was not used, the baseline begins anew: %s",
+                error,
+            )
+            return
+        self._saved = saved
+        self.monitor.cadence.go_on(step)
+        self.monitor.note("resumed", step=step)
+
+    def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
+        trainer = None if self._trainer is None else self._trainer()
+        seed = self.monitor.probe.seed
+        with frozen_generators(seed):
+            name, loader = _evaluation_loader(trainer, eval_dataloader)
+        if loader is not None:
+            return ProbeSet.from_dataset(
+                loader.dataset, collate_fn=loader.collate_fn, seed=seed, source=name
+            )
+        if not _indexable(getattr(train_dataloader, "dataset", None)):
+            _logger.warning(
+                "sigma_monitor: off, since there is no map-style evaluation or training data to "
+                "take probe examples from. Pass SigmaCallback(probes=ProbeSet.from_texts(...))."
+            )
+            return None
+        _logger.warning(
+            "sigma_monitor: no evaluation data, so the probe examples are a sample of the training "
+            "data, which they stay part of (held_out=false). Pass eval_dataset= to the Trainer or "
+            "probes= to SigmaCallback for held-out ones."
+        )
+        return ProbeSet.from_dataset(
+            train_dataloader.dataset,
+            collate_fn=train_dataloader.collate_fn,
+            seed=seed,
+            held_out=False,
+            source="train_dataset",
+        )
+
+
+def _kept_states(state: TrainerState) -> dict[str, Any]:
+    """The part of the trainer state that goes into every checkpoint."""
+    kept: Any = state.stateful_callbacks  # annotated as a list, a dict once constructed
+    return kept  # type: ignore[no-any-return]
+
+
+def _loggers(args: TrainingArguments) -> list[str]:
+    report_to = args.report_to or []
+    return [report_to] if isinstance(report_to, str) else report_to
+
+
+def _indexable(dataset: Any) -> bool:
+    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+
+
+def _evaluation_loader(trainer: Trainer | None, eval_dataloader: Any) -> tuple[str, Any]:
+    """A loader of the evaluation data, never to be iterated, and what to call its data.
+
+    The loader is asked for because its dataset and `collate_fn` are what the Trainer makes of the
+    user's: columns removed, overrides of subclasses applied.
+    """
+    if trainer is None:
+        usable = _indexable(getattr(eval_dataloader, "dataset", None))
+        return "eval_dataset", eval_dataloader if usable else None
+    dataset = trainer.eval_dataset
+    name = "eval_dataset"
+    if isinstance(dataset, dict):
+        key = next((key for key, part in dataset.items() if _indexable(part)), None)
+        if key is None:
+            return name, None
+        name, dataset = f"eval_dataset[{key!r}]", dataset[key]
+    if not _indexable(dataset):
+        return name, None
+    return name, trainer.get_eval_dataloader(dataset)

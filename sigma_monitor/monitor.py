@@ -1,0 +1,572 @@
+"""`SigmaMonitor`: the one place where probe, spectrum, detection and sinks meet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sigma_monitor.alert import Alert, Status
+from sigma_monitor.cadence import Cadence
+from sigma_monitor.detection import Detector, Thresholds, worded
+from sigma_monitor.errors import InputError, RecordError
+from sigma_monitor.measure import WATCHED, Measured, measure
+from sigma_monitor.probing import Probe, ProbeSet, Reading
+from sigma_monitor.probing.forward import EmbedFn
+from sigma_monitor.probing.layers import LayerSpec
+from sigma_monitor.probing.pooling import Pooling
+from sigma_monitor.ranks import from_main, is_main
+from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
+from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, FUNCTIONALS
+from sigma_monitor.watch import LayerWatch
+
+__all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
+
+_logger = logging.getLogger("sigma_monitor")
+
+DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
+RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
+
+_LEAST_CHECKS = 20  # of a run that the budget should pay for, before the probe set shrinks
+_LEAST_EXAMPLES = 64
+_STATE_VERSION = 1
+_FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
+_UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
+_ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
+
+
+class SigmaMonitor:
+    """Measures the spectrum of a model's embeddings of a probe set, and says when it collapses.
+
+    Framework-free: call `step` after every optimiser step, or `check` where you like. The training
+    is left bitwise as it was, and nothing that goes wrong in `step` reaches it.
+
+    Args:
+        probes: The probe set; may be set later through the attribute of this name.
+        every: Shortest spacing of checks in steps, or `"auto"`: a hundredth of the run.
+        max_overhead: Largest share of wall time; None switches the budget off.
+        max_steps: Length of the run in steps, if known.
+        layers: `"last"`, the index of a block, a module's dotted name, or a list of these.
+        pooling: `"tokens"` (every token but the first is a row), `"mean"` or `"last"`.
+        relative_ridge: Ridge of log det, relative to tr(C)/m.
+        functionals: Attributes of `SpectralSummary` to log; `effective_rank` always is.
+        method: `"auto"` or `"exact"`.
+        detector: Keyword arguments of `Thresholds` for the watched series, such as
+            `{"collapsed": 0.4}`.
+        baseline: `"start"` (loaded weights), `"plateau"` (drawn weights), or `"auto"`: start when
+            the model has a `name_or_path`, plateau otherwise.
+        embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)`, instead of `layers`.
+        stop_on_collapse: True: `should_stop` is set on COLLAPSED. A number: COLLAPSED is at this
+            ratio of effective rank to its baseline, and sets it. False: alerts only.
+        sinks: Replaces the default: the record below `output_dir`, the console, W&B alerts.
+        output_dir: Folder of the run; without one there is no record.
+        seed: Of the generators during the probe.
+        enabled: False makes every call return at once.
+
+    Attributes:
+        status: The worst status over layers.
+        should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
+        failures: Checks that raised.
+
+    Raises:
+        InputError: On an argument that cannot be used.
+
+    Example::
+
+        monitor = SigmaMonitor(ProbeSet.from_texts(held_out, tokenizer), output_dir="runs/a")
+        monitor.step(model, 0)
+        for step, batch in enumerate(loader, start=1):
+            train_step(model, batch)
+            monitor.step(model, step)
+            if monitor.should_stop:
+                break
+        monitor.close()
+    """
+
+    def __init__(
+        self,
+        probes: ProbeSet | None = None,
+        *,
+        every: int | Literal["auto"] = "auto",
+        max_overhead: float | None = 0.01,
+        max_steps: int | None = None,
+        layers: LayerSpec | Sequence[LayerSpec] = "last",
+        pooling: Pooling = "tokens",
+        relative_ridge: float = DEFAULT_RELATIVE_RIDGE,
+        functionals: Sequence[str] = DEFAULT_FUNCTIONALS,
+        method: Literal["auto", "exact"] = "auto",
+        detector: Mapping[str, Any] | None = None,
+        baseline: Literal["auto", "start", "plateau"] = "auto",
+        embed_fn: EmbedFn | None = None,
+        stop_on_collapse: bool | float = False,
+        sinks: Sequence[Sink] | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        enabled: bool = True,
+    ) -> None:
+        _check_choices(functionals, method, baseline, relative_ridge)
+        self.probes = probes
+        self.probe = Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed)
+        self.cadence = Cadence(every=every, max_overhead=max_overhead)
+        self.cadence.max_steps = max_steps
+        self.functionals = tuple(dict.fromkeys((WATCHED, *functionals)))
+        self.relative_ridge = relative_ridge
+        self.method = method
+        self.baseline = baseline
+        self.detector = _detector_options(detector, stop_on_collapse)
+        self.stop_on_collapse = stop_on_collapse
+        self.sinks = sinks
+        self.output_dir = output_dir
+        self.enabled = enabled
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new run: no baseline, no status, no checks. The settings and probes stay."""
+        self.status = Status.WARMUP
+        self.should_stop = False
+        self.stop_reason: str | None = None
+        self._stop_armed = True
+        self.checks = 0
+        self.failures = 0
+        self.last_snapshot: Snapshot | None = None
+        self.cadence.reset()
+        self._failures_in_a_row = 0
+        self._watches: dict[str, LayerWatch] = {}
+        self._opening: _Opening | None = None
+        self._first_loss: float | None = None
+        self._fingerprint: str | None = None
+        self._examples: int | None = None  # the probe set was cut to so many
+        self._open_sinks: list[Isolated] | None = None
+
+    @property
+    def disabled(self) -> bool:
+        """Whether checks failed so often that the monitor has switched itself off."""
+        return self._failures_in_a_row >= _FAILURES_ALLOWED
+
+    def step(self, model: nn.Module, step: int) -> Snapshot | None:
+        """Check `model` if a check is due at `step`; call it before the first step and after each.
+
+        Never raises: a failure is reported once, counted in `failures`, and kept in the record.
+
+        Returns:
+            The snapshot, or None when no check was due or it failed.
+        """
+        if not self.enabled or self.disabled or not self.cadence.due(step):
+            return None
+        started = time.perf_counter()
+        snapshot = None
+        try:
+            if self._postponed(step):
+                return None
+            snapshot = self._check(model, step)
+            self._failures_in_a_row = 0
+        except Exception as error:
+            self._note_failure(step, error)
+        self.cadence.finish(step, time.perf_counter() - started)
+        self._agree()
+        return snapshot
+
+    def check(self, model: nn.Module, step: int) -> Snapshot:
+        """Check `model` now, due or not.
+
+        Raises:
+            InputError: When there is no probe set, or a layer does not exist.
+            ProbeError: When the model gives no embeddings of the probe set.
+        """
+        started = time.perf_counter()
+        snapshot = self._check(model, step)
+        self.cadence.finish(step, time.perf_counter() - started)
+        return snapshot
+
+    def note(self, event: str, **details: Any) -> None:
+        """Write an event of the run into the record."""
+        for sink in self._ready_sinks():
+            sink.note(event, details)
+
+    def close(self) -> None:
+        """Write the closing line of the record and release the sinks. May be called again."""
+        if self._open_sinks is None:
+            return
+        lost = {sink.name: sink.lost for sink in self._open_sinks if sink.lost}
+        self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
+        for sink in self._open_sinks:
+            sink.close()
+        self._open_sinks = None
+
+    def _check(self, model: nn.Module, step: int) -> Snapshot:
+        started = time.perf_counter()
+        _synchronise(model)
+        self.cadence.begin(step)
+        probes = self._ready_probes()
+        reading = self.probe.read(model, probes)
+        measured = self._measure(reading)
+        self._recognise(self._current_fingerprint(probes, reading), model, step)
+        if not self._watches:
+            self._open(model, step, reading, measured)
+        if self._first_loss is None:
+            self._first_loss = reading.loss
+        self.checks += 1
+        alerts = [
+            self._worded(alert, reading.loss)
+            for layer, layer_measured in measured.items()
+            for alert in self._watches[layer].update(step, layer_measured)
+        ]
+        self.status = max(watch.status for watch in self._watches.values())
+        alerts += self._stop_alerts(step)
+        snapshot = self._snapshot(step, reading, measured, alerts, time.perf_counter() - started)
+        self.last_snapshot = snapshot
+        for sink in self._ready_sinks():
+            sink.log(snapshot)
+            for alert in alerts:
+                sink.alert(alert)
+        return snapshot
+
+    def _ready_probes(self) -> ProbeSet:
+        if self.probes is None:
+            raise InputError("no probe set: pass probes=ProbeSet.from_texts(texts, tokenizer).")
+        if self._examples is not None and len(self.probes) > self._examples:
+            self.probes = self.probes.first(self._examples)
+        return self.probes
+
+    def _measure(self, reading: Reading) -> dict[str, Measured]:
+        return {
+            layer: measure(
+                rows,
+                functionals=self.functionals,
+                relative_ridge=self.relative_ridge,
+                method=self.method,
+            )
+            for layer, rows in reading.layers.items()
+        }
+
+    def _open(
+        self, model: nn.Module, step: int, reading: Reading, measured: dict[str, Measured]
+    ) -> None:
+        """The first check of a run: detectors, and what a smaller probe set would have seen."""
+        kind = self._baseline_kind(model)
+        smaller = None
+        if self.cadence.untimed and len(self._ready_probes()) > _LEAST_EXAMPLES:
+            smaller = self._measure(reading.first(_LEAST_EXAMPLES))
+        self._opening = _Opening(kind, step, measured, smaller)
+        self._watches = self._new_watches(kind, measured)
+        self.note(
+            "started",
+            step=step,
+            baseline=kind,
+            baseline_asked=self.baseline,
+            held_out=self._ready_probes().held_out,
+            probes=self._ready_probes().source,
+            examples=len(self._ready_probes()),
+            max_steps=self.cadence.max_steps,
+            every=self.cadence.every,
+            max_overhead=self.cadence.max_overhead,
+            fingerprint=self._fingerprint,
+        )
+
+    def _baseline_kind(self, model: nn.Module) -> Literal["start", "plateau"]:
+        if self.baseline != "auto":
+            return self.baseline
+        return "start" if getattr(model, "name_or_path", "") else "plateau"
+
+    def _new_watches(
+        self, kind: Literal["start", "plateau"], layers: Mapping[str, Measured]
+    ) -> dict[str, LayerWatch]:
+        return {
+            layer: LayerWatch(
+                layer,
+                _ROWS[self.probe.pooling],
+                baseline=kind,
+                expected_checks=self.cadence.expected_checks,
+                options=self.detector,
+            )
+            for layer in layers
+        }
+
+    def _postponed(self, step: int) -> bool:
+        """Apply the budget once training time is known; whether that moves the check at `step`.
+
+        The detectors begin anew with windows that suit the number of checks the budget pays for,
+        and with the first check again, on the smaller probe set where one is used.
+        """
+        if not self.cadence.untimed or not self.checks:
+            return False
+        self.cadence.begin(step)
+        shrink = self.cadence.affordable_checks() < _LEAST_CHECKS and (
+            len(self._ready_probes()) > _LEAST_EXAMPLES
+        )
+        self.cadence.respace(_LEAST_EXAMPLES / len(self._ready_probes()) if shrink else 1.0)
+        plan = (shrink, self.cadence.spacing, self.cadence.next_step)
+        shrink, self.cadence.spacing, self.cadence.next_step = from_main(plan)
+        if shrink:
+            self._examples = _LEAST_EXAMPLES
+        self._reopen(shrink)
+        self._say_plan(step, shrink)
+        return not self.cadence.due(step)
+
+    def _reopen(self, shrink: bool) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        measured = opening.smaller if shrink else opening.measured
+        if measured is None:
+            return
+        self._watches = self._new_watches(opening.kind, measured)
+        for layer, layer_measured in measured.items():
+            self._watches[layer].update(opening.step, layer_measured)
+        if shrink:
+            self._fingerprint = None  # of the larger set; the next check sets it
+
+    def _say_plan(self, step: int, shrink: bool) -> None:
+        if not shrink and not self.cadence.stretched:
+            return
+        self.note("budget", step=step, examples=self._examples, spacing=self.cadence.spacing)
+        if is_main():
+            _logger.warning(
+                "sigma_monitor: a budget of %.3g of wall time allows a check every %s steps%s; "
+                "pass max_overhead= to change it",
+                self.cadence.max_overhead,
+                self.cadence.spacing,
+                f", with the probe set cut to {_LEAST_EXAMPLES} examples" if shrink else "",
+            )
+
+    def _current_fingerprint(self, probes: ProbeSet, reading: Reading) -> str:
+        identity = {
+            "probes": probes.fingerprint,
+            "pooling": self.probe.pooling,
+            "relative_ridge": self.relative_ridge,
+            "layers": {
+                layer: [str(rows.embeddings.dtype), rows.embeddings.shape[1]]
+                for layer, rows in reading.layers.items()
+            },
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _recognise(self, fingerprint: str, model: nn.Module, step: int) -> None:
+        """Refuse to compare with a baseline of another probe set or of other conventions."""
+        if self._fingerprint is not None and fingerprint != self._fingerprint:
+            self._watches = {}
+            self._first_loss = None
+            _logger.warning(
+                "sigma_monitor: probe set or conventions differ from those of the saved baseline "
+                "(%s, now %s); the baseline begins anew at step %d with the model as it is",
+                self._fingerprint,
+                fingerprint,
+                step,
+            )
+        self._fingerprint = fingerprint
+
+    def _worded(self, alert: Alert, loss: float | None) -> Alert:
+        placed = replace(alert, check=self.checks, fingerprint=self._fingerprint)
+        return worded(placed, loss=loss, start_loss=self._first_loss)
+
+    def _stop_alerts(self, step: int) -> list[Alert]:
+        unmeasured = max(watch.unmeasured_in_a_row for watch in self._watches.values())
+        met = self.status is Status.COLLAPSED or unmeasured >= _UNMEASURED_STOPS
+        armed, self._stop_armed = self._stop_armed, not met
+        if self.stop_on_collapse is False or not met or not armed:
+            return []
+        self.should_stop = True
+        self.stop_reason = (
+            f"COLLAPSED at step {step}"
+            if self.status is Status.COLLAPSED
+            else f"nothing could be measured in {unmeasured} checks up to step {step}"
+        )
+        stop = Alert("STOPPED", "info", step, self.checks, text=f"Reason: {self.stop_reason}.")
+        return [self._worded(stop, None)]
+
+    def _snapshot(
+        self,
+        step: int,
+        reading: Reading,
+        measured: Mapping[str, Measured],
+        alerts: Sequence[Alert],
+        seconds: float,
+    ) -> Snapshot:
+        ratios = {layer: watch.level.ratio for layer, watch in self._watches.items()}
+        return Snapshot(
+            step=step,
+            check=self.checks,
+            time=time.time(),
+            status=self.status,
+            layers={layer: m.estimates for layer, m in measured.items()},
+            ratios={
+                layer: ratio
+                for layer, ratio in ratios.items()
+                if ratio is not None and measured[layer].estimates
+            },
+            finite=reading.finite,
+            loss=reading.loss,
+            alerted=any(alert.severity != "info" for alert in alerts),
+            seconds=seconds,
+            overhead=self.cadence.overhead_with(seconds),
+            rows=max(m.rows for m in measured.values()),
+            examples=len(self._ready_probes()),
+            fingerprint=self._fingerprint or "",
+            conventions={
+                "pooling": self.probe.pooling,
+                "relative_ridge": self.relative_ridge,
+                "method": "exact",
+                "seed": self.probe.seed,
+                "held_out": self._ready_probes().held_out,
+            },
+        )
+
+    def _note_failure(self, step: int, error: Exception) -> None:
+        self.failures += 1
+        self._failures_in_a_row += 1
+        if self.failures == 1:
+            _logger.warning(
+                "sigma_monitor: the check at step %d failed (%s: %s); training goes on, further "
+                "failures are counted silently",
+                step,
+                type(error).__name__,
+                error,
+                exc_info=error,
+            )
+        if self.disabled:
+            _logger.warning(
+                "sigma_monitor: switched off after %d failed checks in a row", _FAILURES_ALLOWED
+            )
+        self.note("failed", step=step, error=f"{type(error).__name__}: {error}")
+
+    def _agree(self) -> None:
+        """Every rank goes on with rank 0's conclusions."""
+        cadence = self.cadence
+        conclusions = (
+            self.should_stop,
+            self.stop_reason,
+            self._failures_in_a_row,
+            cadence.spacing,
+            cadence.next_step,
+        )
+        (
+            self.should_stop,
+            self.stop_reason,
+            self._failures_in_a_row,
+            cadence.spacing,
+            cadence.next_step,
+        ) = from_main(conclusions)
+
+    def _ready_sinks(self) -> list[Isolated]:
+        if self._open_sinks is None:
+            self._open_sinks = [Isolated(sink) for sink in self._chosen_sinks()]
+        return self._open_sinks
+
+    def _chosen_sinks(self) -> Sequence[Sink]:
+        if not is_main():
+            return ()
+        if self.sinks is not None:
+            return self.sinks
+        record = [] if self.output_dir is None else [JsonlSink(Path(self.output_dir) / RECORD)]
+        return (*record, ConsoleSink(), WandbAlertSink())
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins: everything a resumed run needs to go on as if unbroken."""
+        return {
+            "version": _STATE_VERSION,
+            "fingerprint": self._fingerprint,
+            "examples": self._examples,
+            "status": self.status.name,
+            "stop_armed": self._stop_armed,
+            "stop_reason": self.stop_reason,
+            "checks": self.checks,
+            "failures": self.failures,
+            "first_loss": self._first_loss,
+            "cadence": self.cadence.state_dict(),
+            "watches": {layer: watch.state_dict() for layer, watch in self._watches.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`.
+
+        A stop that was carried out is not carried out again: the run was resumed on purpose. It is
+        armed anew once the status has left COLLAPSED.
+
+        Raises:
+            RecordError: When the state is of another version or malformed.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise RecordError(
+                f"monitor state version {state.get('version')!r}: this version reads "
+                f"{_STATE_VERSION}. Resume with the sigma-monitor that wrote the checkpoint."
+            )
+        self.reset()
+        try:
+            self._watches = self._new_watches("plateau", state["watches"])
+            for layer, watch in self._watches.items():
+                watch.load_state_dict(state["watches"][layer])
+            self.cadence.load_state_dict(state["cadence"])
+            self.status = Status[state["status"]]
+            self._stop_armed = bool(state["stop_armed"])
+            self.stop_reason = state["stop_reason"]
+            self.checks = int(state["checks"])
+            self.failures = int(state["failures"])
+            self._first_loss = state["first_loss"]
+            self._fingerprint = state["fingerprint"]
+            self._examples = state["examples"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.reset()
+            raise RecordError(
+                f"not a state of SigmaMonitor: {type(error).__name__}: {error}"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Opening:
+    """The first check of a run, kept until the budget has been applied."""
+
+    kind: Literal["start", "plateau"]
+    step: int
+    measured: dict[str, Measured]
+    smaller: dict[str, Measured] | None  # of the first `_LEAST_EXAMPLES` examples
+
+
+def _check_choices(
+    functionals: Sequence[str], method: str, baseline: str, relative_ridge: float
+) -> None:
+    unknown = [name for name in functionals if name not in FUNCTIONALS]
+    if isinstance(functionals, str) or unknown:
+        raise InputError(f"functionals={functionals!r}: pass a list of {', '.join(FUNCTIONALS)}.")
+    if method not in ("auto", "exact"):
+        raise InputError(f'method={method!r}: this version knows "auto" and "exact".')
+    if baseline not in ("auto", "start", "plateau"):
+        raise InputError(f'baseline={baseline!r}: pass "auto", "start" or "plateau".')
+    if not 0 < relative_ridge < 1:
+        raise InputError(f"relative_ridge={relative_ridge!r}: pass a share such as 1e-3.")
+
+
+def _detector_options(
+    detector: Mapping[str, Any] | None, stop_on_collapse: bool | float
+) -> dict[str, Any]:
+    options = dict(detector or {})
+    if not isinstance(stop_on_collapse, (bool, int, float)):
+        raise InputError(
+            f"stop_on_collapse={stop_on_collapse!r}: pass True, False, or a ratio of effective "
+            "rank to its baseline such as 0.5."
+        )
+    if not isinstance(stop_on_collapse, bool):
+        rule = Thresholds.collapsing_at(float(stop_on_collapse))
+        options = {
+            "collapsed": rule.collapsed,
+            "warning_fast": rule.warning_fast,
+            "warning_slow": rule.warning_slow,
+        } | options
+    Detector(**options)  # raises on what cannot be used
+    return options
+
+
+def _synchronise(model: nn.Module) -> None:
+    """Wait for the device, so that its queue is not counted as the cost of a check."""
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device.type == "cuda":
+        torch.cuda.synchronize(parameter.device)

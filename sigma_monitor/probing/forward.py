@@ -1,0 +1,267 @@
+"""The guarded forward pass: one probe set through the model, rows and held-out loss out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sigma_monitor.errors import ProbeError
+from sigma_monitor.probing.guard import untouched
+from sigma_monitor.probing.layers import (
+    LayerSpec,
+    captured,
+    find_layers,
+    hidden_states,
+    without_adapter,
+    without_wrapper,
+)
+from sigma_monitor.probing.pooling import Pooling, Rows, check_pooling, pool
+from sigma_monitor.probing.probe_set import ProbeSet
+
+__all__ = ["EmbedFn", "Probe", "Reading"]
+
+EmbedFn = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+_MICRO_BATCH = 32
+_LOGIT_BYTES = 64 * 2**20
+# bf16 rounds to 0.4 %; a head that is scaled or capped after the product is off by more.
+_HEAD_TOLERANCE = 0.01
+_IGNORED_LABEL = -100
+_NOT_PASSED = ("labels", "return_loss", "use_cache")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one pass over the probe set gave."""
+
+    layers: Mapping[str, Rows]
+    finite: float  # share of examples whose embeddings are finite at every layer
+    loss: float | None  # mean token cross-entropy, nats
+
+    def first(self, n: int) -> Reading:
+        """What the first `n` examples alone gave, but for the loss, which is not split."""
+        layers = {name: rows.first(n) for name, rows in self.layers.items()}
+        return Reading(layers, self.finite, None)
+
+
+class Probe:
+    """Reads `layers` of a model on a probe set, and leaves both as found.
+
+    Args:
+        layers: `"last"`, the index of a block, a module's dotted name, or a list of these.
+        pooling: `"tokens"`, `"mean"` or `"last"`.
+        embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)` for models whose hidden
+            states no hook can find; replaces `layers`.
+        seed: Of the generators during the pass, for models that draw in evaluation mode.
+
+    Raises:
+        InputError: On an unknown pooling.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: LayerSpec | Sequence[LayerSpec] = "last",
+        pooling: Pooling = "tokens",
+        embed_fn: EmbedFn | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_pooling(pooling)
+        self.layers = layers
+        self.pooling = pooling
+        self.embed_fn = embed_fn
+        self.seed = seed
+        self.micro_batch = _MICRO_BATCH
+
+    def read(self, model: nn.Module, probes: ProbeSet) -> Reading:
+        """One pass over `probes`, in micro-batches that halve when memory runs out.
+
+        The model is called as training calls it, through its root, without gradients, cache or
+        labels. Held-out loss costs the head only, applied to the hidden states in blocks of at most
+        64 MiB of logits; it is None where the head alone does not give the model's own logits.
+
+        Raises:
+            InputError: When a layer does not exist.
+            ProbeError: When a layer gave no hidden states, or one example alone exceeds the memory.
+        """
+        model = without_wrapper(model)
+        with untouched(model, seed=self.seed):
+            while True:
+                try:
+                    return self._pass(model, probes)
+                except RuntimeError as error:
+                    if not _out_of_memory(error):
+                        raise
+                    if self.micro_batch == 1:
+                        raise ProbeError(
+                            "one probe example alone exceeds the memory: pass shorter probes "
+                            "(max_length=)."
+                        ) from error
+                self.micro_batch //= 2
+
+    def _pass(self, model: nn.Module, probes: ProbeSet) -> Reading:
+        device = _device(model)
+        rows: dict[str, list[Rows]] = {}
+        losses = _LossSum()
+        call = self._call_embed_fn if self.embed_fn is not None else self._call_model
+        for batch in probes.batches(self.micro_batch):
+            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            for name, hidden in call(model, inputs, losses).items():
+                mask = inputs.get("attention_mask")
+                rows.setdefault(name, []).append(pool(hidden, mask, self.pooling))
+        layers = {name: _joined(parts) for name, parts in rows.items()}
+        finite = torch.stack([joined.finite.cpu() for joined in layers.values()]).all(0)
+        return Reading(layers, float(finite.double().mean()), losses.mean())
+
+    def _call_embed_fn(
+        self, model: nn.Module, inputs: dict[str, Tensor], _losses: _LossSum
+    ) -> dict[str, Tensor]:
+        assert self.embed_fn is not None
+        return {"last": hidden_states(self.embed_fn(model, inputs), "embed_fn").detach()}
+
+    def _call_model(
+        self, model: nn.Module, inputs: dict[str, Tensor], losses: _LossSum
+    ) -> dict[str, Tensor]:
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            model = _encoder(model)
+        modules = find_layers(model, self.layers)
+        with captured(modules) as outputs:
+            result = model(**_accepted(model, inputs))
+        missing = [name for name in modules if name not in outputs]
+        if missing:
+            raise ProbeError(
+                f"layer {missing[0]} was not used in the forward pass: pass another one in layers=."
+            )
+        hidden = {name: hidden_states(output, name) for name, output in outputs.items()}
+        if "last" in hidden and hidden["last"].ndim == 3:
+            losses.add(model, hidden["last"], getattr(result, "logits", None), inputs)
+        return hidden
+
+
+class _LossSum:
+    """Held-out token cross-entropy, summed over micro-batches."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.tokens: Tensor | None = None
+        self.possible = True
+
+    def add(
+        self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
+    ) -> None:
+        head = _head(model)
+        ids = inputs.get("labels", inputs.get("input_ids"))
+        if not self.possible or head is None or ids is None or ids.shape != hidden.shape[:2]:
+            self.possible = False
+            return
+        if self.total is None and not _head_gives(head, hidden, logits):
+            self.possible = False
+            return
+        labels = ids
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.shape == ids.shape:
+            labels = torch.where(mask != 0, ids, _IGNORED_LABEL)
+        targets = labels[:, 1:].reshape(-1)
+        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        block = max(1, _LOGIT_BYTES // (4 * _vocabulary(head)))
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(targets), block):
+            part = slice(start, start + block)
+            total += F.cross_entropy(
+                _apply_head(head, states[part]).float(),
+                targets[part],
+                ignore_index=_IGNORED_LABEL,
+                reduction="sum",
+            )
+        tokens = (targets != _IGNORED_LABEL).sum()
+        self.total = total if self.total is None else self.total + total
+        self.tokens = tokens if self.tokens is None else self.tokens + tokens
+
+    def mean(self) -> float | None:
+        if not self.possible or self.total is None or self.tokens is None:
+            return None
+        return float(self.total / self.tokens.clamp_min(1))
+
+
+def _head(model: nn.Module) -> nn.Linear | None:
+    """The language head of a causal model."""
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if callable(get) else None
+    architecture = type(without_adapter(model)).__name__
+    causal = "CausalLM" in architecture or "LMHead" in architecture
+    return head if causal and isinstance(head, nn.Linear) else None
+
+
+def _head_gives(head: nn.Linear, hidden: Tensor, logits: Any) -> bool:
+    """Whether the head alone reproduces the model's logits at the last position."""
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        return False
+    ours = _apply_head(head, hidden[:, -1]).float()
+    theirs = logits[:, -1].float()
+    if ours.shape != theirs.shape:
+        return False
+    error = torch.linalg.vector_norm(ours - theirs)
+    # NaN compares false: a model that gives NaN keeps its (NaN) loss.
+    return not bool(error > _HEAD_TOLERANCE * torch.linalg.vector_norm(theirs))
+
+
+def _apply_head(head: nn.Linear, states: Tensor) -> Tensor:
+    return F.linear(states.to(head.weight.dtype), head.weight, head.bias)
+
+
+def _vocabulary(head: nn.Linear) -> int:
+    return head.weight.shape[0]
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    groups: list[Tensor] = []
+    offset = 0
+    for part in parts:
+        if part.groups is not None:
+            groups.append(part.groups + offset)
+        offset += len(part.finite)
+    return Rows(
+        embeddings=torch.cat([part.embeddings for part in parts]),
+        groups=torch.cat(groups) if groups else None,
+        pooled=torch.cat([part.pooled for part in parts]),
+        finite=torch.cat([part.finite for part in parts]),
+    )
+
+
+def _accepted(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inputs the model's forward names, without labels and cache, one logit at most."""
+    parameters = inspect.signature(model.forward).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kwargs: dict[str, Any] = {
+        name: tensor
+        for name, tensor in inputs.items()
+        if name not in _NOT_PASSED and (takes_any or name in parameters)
+    }
+    if "use_cache" in parameters:
+        kwargs["use_cache"] = False
+    if "logits_to_keep" in parameters:
+        kwargs["logits_to_keep"] = 1
+    return kwargs
+
+
+def _encoder(model: Any) -> nn.Module:
+    """An encoder-decoder is read at its encoder, which needs no decoder inputs."""
+    encoder: nn.Module = model.get_encoder()
+    return encoder
+
+
+def _device(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return bool(should_reduce_batch_size(error))

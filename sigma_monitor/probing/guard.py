@@ -1,0 +1,93 @@
+"""Whatever our own code could change in the host's process is put back, also after an exception."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["frozen_generators", "untouched"]
+
+_SCALARS = (bool, int, float, str, type(None))
+
+
+@contextmanager
+def frozen_generators(seed: int) -> Iterator[None]:
+    """Seed the generators of python, numpy and torch (all devices), and restore them on leaving."""
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    python_state = random.getstate()
+    numpy_state = None if numpy_random is None else numpy_random.get_state()
+    with ExitStack() as stack:
+        # One fork per device type: each of them also saves the CPU generator.
+        if torch.cuda.is_available():
+            stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
+        elif torch.backends.mps.is_available():
+            stack.enter_context(torch.random.fork_rng(range(1), device_type="mps"))
+        else:
+            stack.enter_context(torch.random.fork_rng(()))
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if numpy_random is not None:
+            numpy_random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            if numpy_random is not None:
+                numpy_random.set_state(numpy_state)
+
+
+@contextmanager
+def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
+    """Evaluation mode without gradients inside; the model and the process as found outside.
+
+    Restored: the training flag of every module by itself (a BatchNorm that was frozen stays so),
+    buffers (binding and value) and the plain attributes of the modules that own them (a dynamic
+    rotary embedding rewrites both), all generators, grad mode, and autocast's weight cache, which
+    would otherwise serve weights cast without gradients to the training forward.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    owners = [_Owner(module) for module in model.modules() if module._buffers]
+    cache_enabled = torch.is_autocast_cache_enabled()
+    with frozen_generators(seed), torch.no_grad():
+        try:
+            torch.set_autocast_cache_enabled(False)
+            for module, _ in modes:
+                module.training = False
+            yield
+        finally:
+            torch.set_autocast_cache_enabled(cache_enabled)
+            for module, training in modes:
+                module.training = training
+            for owner in owners:
+                owner.restore()
+
+
+class _Owner:
+    """The buffers of one module, and its plain attributes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.buffers = dict(module._buffers)
+        self.copies: dict[str, tuple[Tensor, int]] = {
+            name: (buffer.detach().clone(), buffer._version)
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        }
+        self.scalars: dict[str, Any] = {
+            name: value for name, value in vars(module).items() if isinstance(value, _SCALARS)
+        }
+
+    def restore(self) -> None:
+        for name, (copy, version) in self.copies.items():
+            buffer = self.buffers[name]
+            if buffer is not None and buffer._version != version:
+                buffer.detach().copy_(copy)
+        self.module._buffers.clear()
+        self.module._buffers.update(self.buffers)
+        vars(self.module).update(self.scalars)

@@ -1,0 +1,132 @@
+"""Where hidden states are read: a temporary hook on the module that produces them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigma_monitor.errors import InputError, ProbeError
+
+__all__ = [
+    "LayerSpec",
+    "captured",
+    "find_layers",
+    "hidden_states",
+    "without_adapter",
+    "without_wrapper",
+]
+
+LayerSpec = str | int
+
+
+def without_wrapper(model: nn.Module) -> nn.Module:
+    """The module itself when `model` is compiled: a probe must not cause new graphs."""
+    original = getattr(model, "_orig_mod", model)
+    return original if isinstance(original, nn.Module) else model
+
+
+def without_adapter(model: Any) -> nn.Module:
+    """The model that PEFT wraps, or the model itself."""
+    inner: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner
+
+
+def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> dict[str, nn.Module]:
+    """The modules whose outputs are the hidden states of `layers`, by metric name.
+
+    Args:
+        model: The root module, as it is called in training.
+        layers: `"last"` (what the head reads: the output of the transformer body), the index of a
+            block (negative from the end), the dotted name of any module, or a list of these.
+
+    Raises:
+        InputError: When a layer does not exist or cannot be found in this model.
+    """
+    wanted = [layers] if isinstance(layers, (str, int)) else list(layers)
+    if not wanted:
+        raise InputError('layers=[] names no layer: pass "last", an index, or a list of them.')
+    return {str(layer): _find(model, layer) for layer in wanted}
+
+
+def _find(model: nn.Module, layer: LayerSpec) -> nn.Module:
+    if layer == "last":
+        return _body(model)
+    if isinstance(layer, int):
+        blocks = _blocks(_body(model))
+        if not -len(blocks) <= layer < len(blocks):
+            raise InputError(
+                f"layers={layer}: the model has {len(blocks)} blocks, so the index lies between "
+                f"{-len(blocks)} and {len(blocks) - 1}."
+            )
+        return blocks[layer]
+    try:
+        return model.get_submodule(layer)
+    except AttributeError as error:
+        raise InputError(
+            f'layers={layer!r}: {error}. Pass the dotted name of a module, an index, or "last".'
+        ) from error
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """The part of a transformers model below its head; through PEFT where that wraps it."""
+    body = getattr(without_adapter(model), "base_model", None)
+    if not isinstance(body, nn.Module):
+        names = ", ".join(name for name, _ in model.named_children())
+        raise InputError(
+            f'layers="last": {type(model).__name__} is not a transformers model, so its last '
+            f"hidden layer is unknown. Pass layers= the name of the module to read (children: "
+            f"{names or 'none'}), or embed_fn=."
+        )
+    return body
+
+
+def _blocks(body: nn.Module) -> nn.ModuleList:
+    depth = getattr(getattr(body, "config", None), "num_hidden_layers", None)
+    lists = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
+    for candidate in lists:
+        if len(candidate) == depth:
+            return candidate
+    raise InputError(
+        f"layers by index: no list of {depth} blocks was found in {type(body).__name__}. Pass the "
+        "dotted name of a module instead."
+    )
+
+
+@contextmanager
+def captured(modules: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Outputs of `modules` in the forward passes inside; no hook is left behind."""
+    outputs: dict[str, Any] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs[name] = output  # returns None: any other value would replace the output
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(keep(name))
+            stack.callback(handle.remove)
+        yield outputs
+
+
+def hidden_states(output: Any, layer: str) -> Tensor:
+    """The tensor of hidden states in what a module returned.
+
+    Raises:
+        ProbeError: When there is none of two or three dimensions.
+    """
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        hidden = output[0] if isinstance(output, (tuple, list)) else output
+    if not isinstance(hidden, torch.Tensor) or hidden.ndim not in (2, 3):
+        found = tuple(hidden.shape) if isinstance(hidden, torch.Tensor) else type(hidden).__name__
+        raise ProbeError(
+            f"layer {layer} gave {found}: expected hidden states of shape (examples, features) or "
+            "(examples, tokens, features). Pass another module in layers=, or embed_fn=."
+        )
+    return hidden

@@ -1,0 +1,118 @@
+"""The durable record: one JSON line per check, per alert and per event of the run.
+
+A line is written with one call and flushed, so a kill at any byte leaves whole lines and at most
+one torn last line, which the reader recognises. A record that is continued begins a fresh line
+first, and checks repeated after a resume supersede the earlier ones on reading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sigma_monitor.alert import Alert
+from sigma_monitor.errors import RecordError
+from sigma_monitor.snapshot import SCHEMA, Snapshot
+
+__all__ = ["JsonlSink", "Record", "read_record"]
+
+
+class JsonlSink:
+    """Appends to the file at `path`; it and its folder are created at the first line."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file: IO[bytes] | None = None
+        self._torn = True  # what the file ends with is unknown until it was opened
+
+    def log(self, snapshot: Snapshot) -> None:
+        """Append a line of type `check`."""
+        self._append("check", snapshot.to_dict())
+
+    def alert(self, alert: Alert) -> None:
+        """Append a line of type `alert`."""
+        self._append("alert", alert.to_dict())
+
+    def note(self, event: str, details: Mapping[str, Any]) -> None:
+        """Append a line of type `event`: started, resumed, failed, closed."""
+        self._append("event", {"event": event, **details})
+
+    def close(self) -> None:
+        """Close the file; a later line opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _append(self, kind: str, body: Mapping[str, Any]) -> None:
+        line = json.dumps({"type": kind, "schema": SCHEMA, **body}, allow_nan=False) + "\n"
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a failed write leaves nothing behind that close() would fail on again.
+            self._file = self.path.open("ab", buffering=0)
+            self._torn = _ends_torn(self.path)
+        data = (b"\n" if self._torn else b"") + line.encode()
+        self._torn = True
+        written = self._file.write(data)
+        if written != len(data):
+            raise OSError(f"only {written} of {len(data)} bytes were written to {self.path}")
+        self._torn = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a record file holds."""
+
+    snapshots: list[Snapshot]  # by step; a check repeated after a resume replaces the earlier one
+    alerts: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    torn_lines: list[int]  # numbers, from 1, of lines cut by a kill
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """Read a record that may have been cut at any byte.
+
+    Raises:
+        RecordError: When the file cannot be read, or a line that is not torn does not make sense.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
+    snapshots: list[Snapshot] = []
+    alerts, events, torn = [], [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            body = json.loads(line)
+        except ValueError:
+            torn.append(number)
+            continue
+        kind = body.pop("type", None) if isinstance(body, dict) else None
+        if kind == "check":
+            snapshot = Snapshot.from_dict(body)
+            while snapshots and snapshots[-1].step >= snapshot.step:
+                snapshots.pop()
+            snapshots.append(snapshot)
+        elif kind == "alert":
+            alerts.append(body)
+        elif kind == "event":
+            events.append(body)
+        else:
+            raise RecordError(
+                f"{path}, line {number}: type {kind!r} is unknown. Pass a record written by "
+                f"sigma-monitor, schema {SCHEMA}."
+            )
+    return Record(snapshots, alerts, events, torn)
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

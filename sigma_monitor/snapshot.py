@@ -1,0 +1,122 @@
+"""The frozen record of one check. Metric names live here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sigma_monitor.alert import Status
+from sigma_monitor.errors import RecordError
+from sigma_monitor.estimate import Estimate
+
+__all__ = ["SCHEMA", "Snapshot"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything one check measured: frozen, serialisable, versioned.
+
+    A key of `layers[layer]` is the functional with its convention in front: `effective_rank` of
+    centred rows, `uncentred/effective_rank`, `pooled/uncentred/effective_rank` of one mean-pooled
+    row per example.
+    """
+
+    step: int  # training step
+    check: int  # number of the check, from 1
+    time: float  # seconds since the epoch, UTC
+    status: Status  # the worst over layers
+    layers: Mapping[str, Mapping[str, Estimate]]
+    ratios: Mapping[str, float]  # layer -> effective rank over its baseline
+    finite: float  # share of probe examples whose embeddings are finite
+    loss: float | None  # token cross-entropy on the probe set, nats; None without a language head
+    alerted: bool  # an alert of severity warn or error was raised
+    seconds: float  # wall time of this check
+    overhead: float | None  # share of the run's wall time spent in checks so far
+    rows: int  # rows of the spectrum (tokens, or examples)
+    examples: int  # size of the probe set
+    fingerprint: str  # of the probe set and the conventions; others are never compared
+    conventions: Mapping[str, Any] = field(default_factory=dict)  # pooling, ridge, method, ...
+    schema: int = SCHEMA
+
+    def metrics(self) -> dict[str, float]:
+        """Flat `sigma/...` names to finite floats, as every logger gets them."""
+        flat: dict[str, float] = {}
+        for layer, estimates in self.layers.items():
+            for key, estimate in estimates.items():
+                name = f"sigma/{layer}/{key}"
+                flat[name] = estimate.value
+                if estimate.kind != "exact":
+                    flat[f"{name}_low"] = estimate.low
+                    flat[f"{name}_high"] = estimate.high
+            if layer in self.ratios:
+                flat[f"sigma/{layer}/ratio"] = self.ratios[layer]
+        if self.ratios:
+            flat["sigma/ratio"] = min(self.ratios.values())
+        flat["sigma/status"] = float(self.status)
+        flat["sigma/alert"] = float(self.alerted)
+        flat["sigma/finite"] = self.finite
+        flat["sigma/check_seconds"] = self.seconds
+        if self.loss is not None:
+            flat["sigma/loss"] = self.loss
+        if self.overhead is not None:
+            flat["sigma/overhead"] = self.overhead
+        return {name: float(value) for name, value in flat.items() if math.isfinite(value)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready builtins; infinities and NaN become strings."""
+        body = dict(self.__dict__)
+        body["status"] = self.status.name
+        body["layers"] = {
+            layer: {key: _pack(estimate) for key, estimate in estimates.items()}
+            for layer, estimates in self.layers.items()
+        }
+        body["ratios"] = {layer: _jsonable(ratio) for layer, ratio in self.ratios.items()}
+        body["conventions"] = dict(self.conventions)
+        body["loss"] = None if self.loss is None else _jsonable(self.loss)
+        return body
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Snapshot:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RecordError: On another schema version or a missing or malformed field.
+        """
+        if body.get("schema") != SCHEMA:
+            raise RecordError(
+                f"snapshot schema {body.get('schema')!r}: this version reads schema {SCHEMA}. "
+                "Read the record with the version of sigma-monitor that wrote it."
+            )
+        try:
+            fields = dict(body)
+            fields["status"] = Status[fields["status"]]
+            fields["layers"] = {
+                layer: {key: _unpack(packed) for key, packed in estimates.items()}
+                for layer, estimates in fields["layers"].items()
+            }
+            fields["ratios"] = {layer: float(ratio) for layer, ratio in fields["ratios"].items()}
+            fields["loss"] = None if fields["loss"] is None else float(fields["loss"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"not a snapshot of schema {SCHEMA}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _pack(estimate: Estimate) -> list[Any]:
+    bounds = [_jsonable(x) for x in (estimate.value, estimate.low, estimate.high)]
+    return [*bounds, estimate.kind]
+
+
+def _unpack(packed: list[Any]) -> Estimate:
+    value, low, high, kind = packed
+    return Estimate(float(value), float(low), float(high), kind)
+
+
+def _jsonable(value: float) -> float | str:
+    """JSON has no infinity: `float()` reads the string back."""
+    return value if math.isfinite(value) else str(value)

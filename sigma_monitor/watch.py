@@ -1,0 +1,106 @@
+"""The detectors of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from sigma_monitor.alert import Alert, Status
+from sigma_monitor.detection import Detector
+from sigma_monitor.measure import FLOORED, WATCHED, Measured
+from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
+
+__all__ = ["LayerWatch"]
+
+_FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
+_CONFIDENCE = 0.95
+
+
+class LayerWatch:
+    """The relative rule on centred rows, and the absolute floor on uncentred mean-pooled rows.
+
+    The floor is judged once the relative rule has a baseline: a model drawn at random, or one that
+    has only learnt unigrams, also points one way and is not harmed.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        rows: str,
+        *,
+        baseline: Literal["start", "plateau"],
+        expected_checks: int | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.layer = layer
+        self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
+        self.level = Detector(baseline=baseline, expected_checks=expected_checks, **options)
+        self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=_FLOOR)
+        self._reference: np.ndarray[Any, np.dtype[np.float64]] | None = None
+
+    @property
+    def status(self) -> Status:
+        """The worse of both."""
+        if self.level.status is Status.WARMUP:
+            return Status.WARMUP
+        return max(self.level.status, self.floor.status)
+
+    @property
+    def unmeasured_in_a_row(self) -> int:
+        """Checks in a row that had nothing to measure (non-finite, vanished)."""
+        return self.level.unmeasured_in_a_row
+
+    def update(self, step: int, measured: Measured) -> list[Alert]:
+        """Take one check into account; the alerts it raised, without their words."""
+        warming_up = self.level.baseline is None
+        stderr = self._paired(measured)
+        self.level.update(step, measured.log_of(WATCHED), stderr)
+        alerts = [self._placed(a, WATCHED, f"centred {self.rows} rows") for a in self.level.alerts]
+        if stderr is not None and measured.leave_one_out is not None:
+            half = half_width(stderr, len(measured.leave_one_out), _CONFIDENCE)
+            alerts = [_with_interval(alert, half) for alert in alerts]
+        if warming_up and measured.leave_one_out is not None:
+            self._reference = measured.leave_one_out
+        if not warming_up and measured.estimates:
+            self.floor.update(step, measured.log_of(FLOORED))
+            alerts += [
+                self._placed(alert, FLOORED, "uncentred mean-pooled rows")
+                for alert in self.floor.alerts
+            ]
+        return alerts
+
+    def _paired(self, measured: Measured) -> float | None:
+        """Standard error of the change against the reference on the same examples, nats."""
+        without = measured.leave_one_out
+        if without is None or self._reference is None or len(without) != len(self._reference):
+            return None
+        return paired_standard_error(self._reference, without)
+
+    def _placed(self, alert: Alert, functional: str, convention: str) -> Alert:
+        return replace(alert, layer=self.layer, functional=functional, convention=convention)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {
+            "level": self.level.state_dict(),
+            "floor": self.floor.state_dict(),
+            "reference": None if self._reference is None else self._reference.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self.level.load_state_dict(state["level"])
+        self.floor.load_state_dict(state["floor"])
+        reference = state["reference"]
+        self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
+
+
+def _with_interval(alert: Alert, half: float) -> Alert:
+    """The paired interval of the value: how sure its change from the baseline is."""
+    if alert.value is None:
+        return alert
+    factor = float(np.exp(half))
+    return replace(alert, low=alert.value / factor, high=alert.value * factor)
