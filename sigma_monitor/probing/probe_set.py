@@ -42,7 +42,7 @@ class ProbeSet:
         if not self.tensors:
             raise InputError("the probe set has no tensor: pass at least one, such as input_ids.")
         for name, value in self.tensors.items():
-            if not torch.is_tensor(value) or value.ndim == 0:
+            if getattr(value, "ndim", 0) == 0:
                 raise InputError(
                     f"the probe set's {name!r} is a {type(value).__name__} without examples: "
                     "expected a tensor of shape (examples, ...)."
