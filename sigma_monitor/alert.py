@@ -44,6 +44,7 @@ class Alert:
     low: float | None = None  # interval of `value`
     high: float | None = None
     baseline: float | None = None
+    floor: float | None = None  # of a rule that is not relative
     ratio: float | None = None  # median of the deciding window over the baseline
     onset_step: int | None = None  # first check of the excursion
     forecast: str | None = None

@@ -13,9 +13,9 @@ from sigma_monitor.detection import Detector
 from sigma_monitor.measure import FLOORED, WATCHED, Measured
 from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
 
-__all__ = ["LayerWatch"]
+__all__ = ["FLOOR", "LayerWatch"]
 
-_FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
+FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
 _CONFIDENCE = 0.95
 
 
@@ -38,7 +38,7 @@ class LayerWatch:
         self.layer = layer
         self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
         self.level = Detector(baseline=baseline, expected_checks=expected_checks, **options)
-        self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=_FLOOR)
+        self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
         self._reference: np.ndarray[Any, np.dtype[np.float64]] | None = None
 
     @property
@@ -67,7 +67,7 @@ class LayerWatch:
         if not warming_up and measured.estimates:
             self.floor.update(step, measured.log_of(FLOORED))
             alerts += [
-                self._placed(alert, FLOORED, "uncentred mean-pooled rows")
+                self._placed(_bounded(alert, measured), FLOORED, "uncentred mean-pooled rows")
                 for alert in self.floor.alerts
             ]
         return alerts
@@ -96,6 +96,12 @@ class LayerWatch:
         self.floor.load_state_dict(state["floor"])
         reference = state["reference"]
         self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
+
+
+def _bounded(alert: Alert, measured: Measured) -> Alert:
+    """The sampling interval of the value; there is no baseline to pair it with."""
+    estimate = measured.estimates[FLOORED]
+    return replace(alert, low=estimate.low, high=estimate.high, floor=FLOOR)
 
 
 def _with_interval(alert: Alert, half: float) -> Alert:

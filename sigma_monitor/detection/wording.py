@@ -69,6 +69,8 @@ def _finding(alert: Alert) -> str:
         finding += f" [{alert.low:.3g}, {alert.high:.3g}]"
     if alert.ratio is not None and alert.baseline is not None:
         finding += f", median {alert.ratio:.0%} of its baseline {alert.baseline:.3g}"
+    if alert.floor is not None and alert.kind == "COLLAPSED":
+        finding += f", at or below the floor of {alert.floor:g}: all texts point one way"
     if alert.onset_step is not None:
         finding += f", low since step {alert.onset_step}"
     return finding + "."

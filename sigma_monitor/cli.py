@@ -1,0 +1,70 @@
+"""The command line: `sigma-monitor`, also as `python -m sigma_monitor`.
+
+Exit codes: 0 as expected, 2 bad input, 70 internal error (or a demo whose verdicts were not the
+expected ones).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from sigma_monitor import __version__
+from sigma_monitor.errors import InputError
+
+__all__ = ["main"]
+
+_OK, _BAD_INPUT, _INTERNAL = 0, 2, 70
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.run(options))
+    except InputError as error:
+        print(f"sigma-monitor: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    except Exception:
+        traceback.print_exc()
+        return _INTERNAL
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sigma-monitor", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True)
+    demo = commands.add_parser("demo", help="a healthy training and two that collapse")
+    demo.add_argument("--text", type=Path, help="text to train on; default: Python's reference")
+    demo.add_argument("--model", type=Path, help="folder of a pretrained model to start from")
+    demo.add_argument("--out", type=Path, default=Path("sigma-demo"), help="output folder")
+    demo.add_argument("--steps", type=int, default=240, help="training steps of each arm")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--json", action="store_true", help="print the result as JSON")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from sigma_monitor.demo import run_demo
+
+    result = run_demo(
+        text=options.text,
+        model=options.model,
+        out=options.out,
+        steps=options.steps,
+        seed=options.seed,
+    )
+    print(json.dumps(result.to_dict(), indent=2) if options.json else result.table())
+    return _OK if result.as_expected else _INTERNAL
