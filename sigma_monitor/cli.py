@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--text", type=Path, help="text to train on; default: Python's reference")
     demo.add_argument("--model", type=Path, help="folder of a pretrained model to start from")
     demo.add_argument("--out", type=Path, default=Path("sigma-demo"), help="output folder")
+    demo.add_argument("--picture", type=Path, help="default: collapse.png in the output folder")
     demo.add_argument("--steps", type=int, default=240, help="training steps of each arm")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -63,6 +64,7 @@ def _demo(options: argparse.Namespace) -> int:
         text=options.text,
         model=options.model,
         out=options.out,
+        picture=options.picture,
         steps=options.steps,
         seed=options.seed,
     )

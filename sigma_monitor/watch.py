@@ -39,6 +39,7 @@ class LayerWatch:
         self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
         self.level = Detector(baseline=baseline, expected_checks=expected_checks, **options)
         self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
+        self._told = Status.HEALTHY  # the worst status of this episode that an alert was raised for
         self._reference: np.ndarray[Any, np.dtype[np.float64]] | None = None
 
     @property
@@ -70,7 +71,19 @@ class LayerWatch:
                 self._placed(_bounded(alert, measured), FLOORED, "uncentred mean-pooled rows")
                 for alert in self.floor.alerts
             ]
-        return alerts
+        return [alert for alert in alerts if self._is_news(alert)]
+
+    def _is_news(self, alert: Alert) -> bool:
+        """Two rules, one episode: each severity is told once, recovery when both are over."""
+        if alert.kind in ("WARNING", "COLLAPSED"):
+            worse = Status[alert.kind] > self._told
+            self._told = max(self._told, Status[alert.kind])
+            return worse
+        if alert.kind == "RECOVERED":
+            over = self.status <= Status.HEALTHY
+            self._told = Status.HEALTHY if over else self._told
+            return over
+        return True
 
     def _paired(self, measured: Measured) -> float | None:
         """Standard error of the change against the reference on the same examples, nats."""
@@ -87,6 +100,7 @@ class LayerWatch:
         return {
             "level": self.level.state_dict(),
             "floor": self.floor.state_dict(),
+            "told": self._told.name,
             "reference": None if self._reference is None else self._reference.tolist(),
         }
 
@@ -94,6 +108,7 @@ class LayerWatch:
         """Go on from `state_dict()`."""
         self.level.load_state_dict(state["level"])
         self.floor.load_state_dict(state["floor"])
+        self._told = Status[state["told"]]
         reference = state["reference"]
         self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
 

@@ -120,6 +120,7 @@ def run_demo(
     text: Path | None = None,
     model: Path | None = None,
     out: Path = Path("sigma-demo"),
+    picture: Path | None = None,
     steps: int = 240,
     seed: int = 0,
 ) -> DemoResult:
@@ -129,6 +130,7 @@ def run_demo(
         text: UTF-8 file to train on; None: the language reference that comes with Python.
         model: Folder of a pretrained causal language model; None trains a small one first.
         out: Output folder; records of an earlier demo there are replaced.
+        picture: Where to draw the curves; None: `collapse.png` in `out`.
         steps: Training steps of each arm.
         seed: Of weights, data order and probe choice.
 
@@ -142,8 +144,9 @@ def run_demo(
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     corpus, start = _common_start(text, model, out, seed)
     results = tuple(_run(arm, start, corpus, out, steps, seed) for arm in ARMS)
-    picture = draw([Curves(r.arm.name, r.record, r.losses) for r in results], out / "collapse.png")
-    return DemoResult(results, picture, time.perf_counter() - started)
+    columns = [Curves(r.arm.name, r.record, r.losses) for r in results]
+    drawn = draw(columns, picture or out / "collapse.png")
+    return DemoResult(results, drawn, time.perf_counter() - started)
 
 
 def _common_start(
