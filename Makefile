@@ -11,7 +11,7 @@ UV ?= uv
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint types format hooks constraints clean distclean
+.PHONY: help venv demo picture test lint types format hooks constraints clean distclean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,9 @@ venv: $(VENV)/.dev ## the environment for development
 
 demo: $(VENV)/.runtime ## a healthy run and two that collapse, side by side
 	$(BIN)/sigma-monitor demo $(DEMO_ARGS)
+
+picture: $(VENV)/.runtime ## draw the picture of the README again
+	$(BIN)/sigma-monitor demo --picture docs/collapse.svg
 
 test: lint types ## everything that CI runs: lint, types and the tests
 	$(BIN)/pytest $(PYTEST_ARGS)

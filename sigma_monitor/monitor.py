@@ -301,9 +301,8 @@ class SigmaMonitor:
         if not self.cadence.untimed or not self.checks:
             return False
         self.cadence.begin(step)
-        shrink = self.cadence.affordable_checks() < _LEAST_CHECKS and (
-            len(self._ready_probes()) > _LEAST_EXAMPLES
-        )
+        can_shrink = self._opening is not None and self._opening.smaller is not None
+        shrink = can_shrink and self.cadence.affordable_checks() < _LEAST_CHECKS
         self.cadence.respace(_LEAST_EXAMPLES / len(self._ready_probes()) if shrink else 1.0)
         plan = (shrink, self.cadence.spacing, self.cadence.next_step)
         shrink, self.cadence.spacing, self.cadence.next_step = from_main(plan)
@@ -317,9 +316,7 @@ class SigmaMonitor:
         opening, self._opening = self._opening, None
         if opening is None:
             return
-        measured = opening.smaller if shrink else opening.measured
-        if measured is None:
-            return
+        measured = opening.smaller if shrink and opening.smaller else opening.measured
         self._watches = self._new_watches(opening.kind, measured)
         for layer, layer_measured in measured.items():
             self._watches[layer].update(opening.step, layer_measured)

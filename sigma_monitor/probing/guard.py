@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 __all__ = ["frozen_generators", "untouched"]
 
+# Elements. Rotary tables and running statistics are far below; quantised weights, which some
+# libraries keep as buffers and no forward changes, are far above.
+_LARGEST_COPIED_BUFFER = 2**20
+
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -24,7 +28,8 @@ def frozen_generators(seed: int) -> Iterator[None]:
     numpy_state = None if numpy_random is None else numpy_random.get_state()
     with ExitStack() as stack:
         # One fork per device type: each of them also saves the CPU generator.
-        if torch.cuda.is_available():
+        # An uninitialised CUDA stays so: asking for its state would create a context.
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count())))
         elif torch.backends.mps.is_available():
             stack.enter_context(torch.random.fork_rng(range(1), device_type="mps"))
@@ -77,7 +82,7 @@ class _Owner:
         self.copies: dict[str, tuple[Tensor, int]] = {
             name: (buffer.detach().clone(), buffer._version)
             for name, buffer in module._buffers.items()
-            if buffer is not None
+            if buffer is not None and buffer.numel() <= _LARGEST_COPIED_BUFFER
         }
         self.scalars: dict[str, Any] = {
             name: value for name, value in vars(module).items() if isinstance(value, _SCALARS)

@@ -1,0 +1,38 @@
+"""Self-check: every benchmark runs in its quick form and writes what it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("script", "parts"),
+    [("false_alarms", ("false_alarms", "delays")), ("check_cost", ("checks",))],
+)
+def test_benchmark_runs_in_its_quick_form(script, parts, tmp_path):
+    out = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{script}.py"), "--quick", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["environment"]["packages"]["torch"]
+    assert all(result[part] for part in parts)
+
+
+@pytest.mark.parametrize(
+    "result", sorted((FOLDER / "results").glob("*.json")), ids=lambda p: p.stem
+)
+def test_committed_result_names_its_environment(result):
+    environment = json.loads(result.read_text())["environment"]
+    assert {"date", "python", "machine", "cores", "packages"} <= set(environment)
