@@ -30,8 +30,8 @@ class Decomposition:
 def decompose(gram: Gram, *, center: bool) -> Decomposition:
     """Decompose `gram.product(center=center)`.
 
-    Eigenvalues below `d · eps · λ₁` (d = min(n, m), eps of fp64) are rounding noise and taken as
-    zero.
+    Eigenvalues below `max(n, m) · eps · λ₁` (eps of fp64) are rounding noise of the accumulation or
+    of the decomposition, and taken as zero.
 
     Raises:
         ZeroTraceError: When the trace is zero: all rows are zero, or equal while centring.
@@ -50,5 +50,5 @@ def decompose(gram: Gram, *, center: bool) -> Decomposition:
         )
     values, vectors = torch.linalg.eigh(product)
     values, vectors = values.flip(0), vectors.flip(1)
-    rank = int((values > len(values) * _EPS * values[0]).sum())
+    rank = int((values > max(gram.n, gram.m) * _EPS * values[0]).sum())
     return Decomposition(values[:rank], vectors[:, :rank], empty=gram.m - rank)

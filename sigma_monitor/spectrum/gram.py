@@ -47,12 +47,18 @@ class Gram:
             normalize: Scale every row to unit length before centring. A zero row stays zero.
 
         Raises:
-            InputError: On a wrong rank, an empty or non-floating tensor, or a non-finite value.
+            InputError: On a wrong rank, an empty or non-floating tensor, a non-finite value, or
+                one whose square overflows fp64.
 
         Cost: two passes over the rows and `2 n m d` flops in fp64.
         """
         embeddings = _validated(embeddings)
         norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True, dtype=torch.float64)
+        if not bool(torch.isfinite(norms.square().sum())):
+            raise InputError(
+                f"embeddings reach {float(embeddings.abs().max()):.3g}, whose squares overflow "
+                "fp64. Divide them by that value: ranks and entropies do not change."
+            )
         inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
         direction_sum = embeddings.new_zeros(embeddings.shape[1], dtype=torch.float64)
         row_sum = torch.zeros_like(direction_sum)

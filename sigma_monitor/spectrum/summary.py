@@ -51,6 +51,8 @@ RIDGE_FLOOR = {
     torch.float64: 0.0,
 }
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 FUNCTIONALS = (
     "log_det",
     "log_det_per_dim",
@@ -204,7 +206,7 @@ def summarize(
             relative_ridge=relative_ridge,
         )
     m = gram.m
-    noise = STORAGE_NOISE[gram.embeddings.dtype] * trace / m
+    noise = _largest_storage_eigenvalue(gram, trace)
     log_det = functionals.log_det(values, m, epsilon)
     rate = functionals.coding_rate(values, epsilon)
     rank = functionals.effective_rank(values)
@@ -243,15 +245,26 @@ def summarize(
     )
 
 
+def _largest_storage_eigenvalue(gram: Gram, trace: float) -> float:
+    """The largest spurious eigenvalue of C that storage can have made, with a margin of four.
+
+    Rounding is white noise of one variance; its largest eigenvalue is (1 + sqrt(m/n))² times the
+    mean one (Marchenko and Pastur 1967).
+    """
+    mean = STORAGE_NOISE[gram.embeddings.dtype] * trace / gram.m
+    return 4 * mean * (1 + math.sqrt(gram.m / gram.n)) ** 2
+
+
 def _sampled(
     value: float,
     without: LeaveOneOut | None,
     select: Callable[[LeaveOneOut], NDArray[np.float64]],
     confidence: float,
 ) -> Estimate:
-    if without is None:
+    deleted = None if without is None else select(without)
+    # Unbounded, too, when what is left without some example has no spectrum.
+    if deleted is None or not np.isfinite(deleted).all():
         return Estimate(value, -math.inf, math.inf, "sampling")
-    deleted = select(without)
     half = half_width(jackknife_standard_error(deleted), len(deleted), confidence)
     return Estimate(value, value - half, value + half, "sampling")
 
@@ -289,12 +302,17 @@ def _check_arguments(
         raise InputError(f"confidence={confidence!r}: it must lie between 0 and 1, such as 0.95.")
     if groups is None:
         return
-    if groups.shape != (gram.n,) or groups.is_floating_point() or groups.is_complex():
+    if not isinstance(groups, Tensor):
+        raise InputError(
+            f"groups is a {type(groups).__name__}: expected an integer tensor of shape "
+            f"({gram.n},), the example of each row."
+        )
+    if groups.shape != (gram.n,) or groups.dtype not in _INTEGERS:
         raise InputError(
             f"groups has shape {tuple(groups.shape)} and dtype {groups.dtype}: expected an integer "
             f"tensor of shape ({gram.n},), the example of each row."
         )
-    if bool((groups.diff() < 0).any()):
+    if bool((groups[1:] < groups[:-1]).any()):
         raise InputError(
             "groups decreases somewhere: rows of one example must stand together. Sort the rows by "
             "example first."
