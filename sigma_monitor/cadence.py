@@ -174,13 +174,14 @@ class Cadence:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self.last_step = state["last_step"]
-        self.next_step = state["next_step"]
-        self.spacing = state["spacing"]
-        self._training_seconds = state["training_seconds"]
-        self._training_steps = state["training_steps"]
-        self._check_seconds = state["check_seconds"]
-        self._latest_cost = state["latest_cost"]
+        self.last_step, self.next_step, self.spacing = (
+            None if state[name] is None else int(state[name])
+            for name in ("last_step", "next_step", "spacing")
+        )
+        self._training_seconds = float(state["training_seconds"])
+        self._training_steps = int(state["training_steps"])
+        self._check_seconds = float(state["check_seconds"])
+        self._latest_cost = float(state["latest_cost"])
 
 
 def _is_count(value: object) -> bool:

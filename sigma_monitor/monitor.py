@@ -77,6 +77,7 @@ class SigmaMonitor:
         status: The worst status over layers.
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
         failures: Checks that raised.
+        revision: Grows whenever `state_dict()` changes in `step`.
 
     Raises:
         InputError: On an argument that cannot be used.
@@ -138,6 +139,7 @@ class SigmaMonitor:
         self._stop_armed = True
         self.checks = 0
         self.failures = 0
+        self.revision = 0
         self.last_snapshot: Snapshot | None = None
         self.cadence.reset()
         self._failures_in_a_row = 0
@@ -174,6 +176,7 @@ class SigmaMonitor:
             self._note_failure(step, error)
         self.cadence.finish(step, time.perf_counter() - started)
         self._agree()
+        self.revision += 1
         return snapshot
 
     def check(self, model: nn.Module, step: int) -> Snapshot:
@@ -310,6 +313,7 @@ class SigmaMonitor:
             self._examples = _LEAST_EXAMPLES
         self._reopen(shrink)
         self._say_plan(step, shrink)
+        self.revision += 1
         return not self.cadence.due(step)
 
     def _reopen(self, shrink: bool) -> None:
@@ -492,10 +496,14 @@ class SigmaMonitor:
         Raises:
             RecordError: When the state is of another version or malformed.
         """
-        if state.get("version") != _STATE_VERSION:
+        try:
+            version = state["version"]
+        except (KeyError, TypeError):  # of a list or a text
+            version = None
+        if version != _STATE_VERSION:
             raise RecordError(
-                f"monitor state version {state.get('version')!r}: this version reads "
-                f"{_STATE_VERSION}. Resume with the sigma-monitor that wrote the checkpoint."
+                f"monitor state version {version!r}: this version reads {_STATE_VERSION}. Resume "
+                "with the sigma-monitor that wrote the checkpoint."
             )
         self.reset()
         try:

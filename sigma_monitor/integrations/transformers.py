@@ -23,6 +23,7 @@ from sigma_monitor.errors import RecordError
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
+from sigma_monitor.probing.probe_set import is_map_style
 from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks.wandb import bound_alert_retries
 
@@ -92,8 +93,8 @@ class SigmaCallback(TrainerCallback):
         self._output_dir = self.monitor.output_dir
         self._chosen_probes = probes
         self._trainer: weakref.ref[Trainer] | None = None
-        self._pending: tuple[int, dict[str, float]] | None = None
         self._saved: dict[str, Any] | None = None
+        self._saved_revision = 0
         self._told_missing = False
 
     def attach(self, trainer: Trainer) -> None:
@@ -113,15 +114,16 @@ class SigmaCallback(TrainerCallback):
     @_harmless
     def on_init_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """Attach to the Trainer that has just been made."""
-        self._attach_to_own_trainer()
+        self._attach_to_trainer_of(state)
 
     @_harmless
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Begin a run, or go on with the one in the checkpoint."""
-        if self._trainer is None or self._trainer() is None:
-            self._attach_to_own_trainer()
+        trainer = self._attached()
+        if trainer is None or trainer.state is not state:
+            self._attach_to_trainer_of(state)
         monitor = self.monitor
         monitor.output_dir = self._output_dir or args.output_dir
         monitor.probes = self._chosen_probes
@@ -129,7 +131,7 @@ class SigmaCallback(TrainerCallback):
         monitor.cadence.max_steps = state.max_steps
         by_steps = args.logging_strategy == IntervalStrategy.STEPS
         monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
-        self._pending = self._saved = None
+        self._saved, self._saved_revision = None, 0
         if monitor.sinks is None and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
         saved = _kept_states(state).get(STATE_KEY)
@@ -166,31 +168,11 @@ class SigmaCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Check when one is due, keep the state for the next checkpoint, stop when asked to."""
-        self._flush(args, state, control)
         self._check(args, state, control, model)
         if self._saved is not None:
             _kept_states(state)[STATE_KEY] = self._saved
         if self.monitor.should_stop:
             control.should_training_stop = True
-
-    @_harmless
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Add the metrics of this step to the train log that is on its way to the loggers."""
-        if self._pending is None or logs is None or "loss" not in logs:
-            return
-        step, metrics = self._pending
-        if step != state.global_step:
-            return
-        self._pending = None
-        logs.update(metrics)
-        state.log_history[-1].update(metrics)
 
     @_harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -200,23 +182,12 @@ class SigmaCallback(TrainerCallback):
     def _check(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
-        failures = self.monitor.failures
         snapshot = self.monitor.step(model, state.global_step)
-        if snapshot is not None or self.monitor.failures > failures:
+        if self.monitor.revision != self._saved_revision:
+            self._saved_revision = self.monitor.revision
             self._saved = self.monitor.state_dict()
-        if snapshot is None:
-            return
-        if control.should_log:  # the train log of this step comes next and takes them along
-            self._pending = (state.global_step, snapshot.metrics())
-        else:
+        if snapshot is not None:
             self._log(snapshot.metrics(), args, state, control)
-
-    def _flush(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
-        """Metrics that waited for a train log which never came."""
-        if self._pending is not None:
-            _, metrics = self._pending
-            self._pending = None
-            self._log(metrics, args, state, control)
 
     def _log(
         self,
@@ -225,13 +196,15 @@ class SigmaCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
     ) -> None:
-        trainer = None if self._trainer is None else self._trainer()
+        trainer = self._attached()
         if trainer is None:
             self._tell_missing(args)
             state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
             return
-        # The base method: overrides in subclasses add metrics of their own, which would be lost to
-        # the train log. It clears flags that the Trainer still has to act on.
+        # A record of its own, also where a train log is due: merged into that one, a logger that
+        # refuses our metrics would end the training. The base method, since overrides in subclasses
+        # add metrics of their own, which would be lost to the train log. It clears flags that the
+        # Trainer still has to act on.
         flags = dict(vars(control))
         try:
             Trainer.log(trainer, dict(metrics))
@@ -260,14 +233,15 @@ class SigmaCallback(TrainerCallback):
                 ", ".join(_loggers(args)) or "the console",
             )
 
-    def _attach_to_own_trainer(self) -> None:
-        """Find the Trainer that holds this callback: no hook is given it."""
+    def _attached(self) -> Trainer | None:
+        return None if self._trainer is None else self._trainer()
+
+    def _attach_to_trainer_of(self, state: TrainerState) -> None:
+        """Find the Trainer whose state this is: no hook is given the Trainer itself."""
         for candidate in gc.get_objects():
-            if issubclass(type(candidate), Trainer):
-                handler = getattr(candidate, "callback_handler", None)
-                if handler is not None and any(other is self for other in handler.callbacks):
-                    self.attach(candidate)
-                    return
+            if issubclass(type(candidate), Trainer) and vars(candidate).get("state") is state:
+                self.attach(candidate)
+                return
 
     def _restore(self, saved: dict[str, Any], step: int) -> None:
         try:
@@ -283,7 +257,7 @@ class SigmaCallback(TrainerCallback):
         self.monitor.note("resumed", step=step)
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
-        trainer = None if self._trainer is None else self._trainer()
+        trainer = self._attached()
         seed = self.monitor.probe.seed
         with frozen_generators(seed):
             name, loader = _evaluation_loader(trainer, eval_dataloader)
@@ -291,7 +265,7 @@ class SigmaCallback(TrainerCallback):
             return ProbeSet.from_dataset(
                 loader.dataset, collate_fn=loader.collate_fn, seed=seed, source=name
             )
-        if not _indexable(getattr(train_dataloader, "dataset", None)):
+        if not is_map_style(getattr(train_dataloader, "dataset", None)):
             _logger.warning(
                 "sigma_monitor: off, since there is no map-style evaluation or training data to "
                 "take probe examples from. Pass SigmaCallback(probes=ProbeSet.from_texts(...))."
@@ -322,10 +296,6 @@ def _loggers(args: TrainingArguments) -> list[str]:
     return [report_to] if isinstance(report_to, str) else report_to
 
 
-def _indexable(dataset: Any) -> bool:
-    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-
-
 def _evaluation_loader(trainer: Trainer | None, eval_dataloader: Any) -> tuple[str, Any]:
     """A loader of the evaluation data, never to be iterated, and what to call its data.
 
@@ -333,15 +303,15 @@ def _evaluation_loader(trainer: Trainer | None, eval_dataloader: Any) -> tuple[s
     user's: columns removed, overrides of subclasses applied.
     """
     if trainer is None:
-        usable = _indexable(getattr(eval_dataloader, "dataset", None))
+        usable = is_map_style(getattr(eval_dataloader, "dataset", None))
         return "eval_dataset", eval_dataloader if usable else None
     dataset = trainer.eval_dataset
     name = "eval_dataset"
     if isinstance(dataset, dict):
-        key = next((key for key, part in dataset.items() if _indexable(part)), None)
+        key = next((key for key, part in dataset.items() if is_map_style(part)), None)
         if key is None:
             return name, None
         name, dataset = f"eval_dataset[{key!r}]", dataset[key]
-    if not _indexable(dataset):
+    if not is_map_style(dataset):
         return name, None
     return name, trainer.get_eval_dataloader(dataset)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing.guard import frozen_generators
 
-__all__ = ["DEFAULT_EXAMPLES", "DEFAULT_MAX_LENGTH", "ProbeSet"]
+__all__ = ["DEFAULT_EXAMPLES", "DEFAULT_MAX_LENGTH", "ProbeSet", "is_map_style"]
 
 DEFAULT_EXAMPLES = 128
 DEFAULT_MAX_LENGTH = 128
@@ -121,14 +123,14 @@ class ProbeSet:
         Raises:
             InputError: When the dataset is empty or has no length, or an item is no mapping.
         """
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        if not is_map_style(dataset):
             raise InputError(
                 f"{type(dataset).__name__} has no length or no indexing, so no probe example can "
                 "be chosen by seed: pass a map-style dataset, or ProbeSet.from_texts."
             )
         with frozen_generators(seed):
             items = [dataset[index] for index in _choose(len(dataset), n, seed, "dataset")]
-            batch = _padded(items) if collate_fn is None else collate_fn(items)
+            batch = _padded(items) if collate_fn is None else _collated(items, collate_fn)
         return cls(_model_inputs(batch, len(items), max_length), held_out, source)
 
     @classmethod
@@ -150,7 +152,7 @@ class ProbeSet:
             InputError: When no example comes, or a batch is no mapping of tensors.
         """
         dataset = getattr(dataloader, "dataset", None)
-        if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        if is_map_style(dataset):
             return cls.from_dataset(
                 dataset,
                 collate_fn=getattr(dataloader, "collate_fn", None),
@@ -198,6 +200,24 @@ class ProbeSet:
         """Model inputs in micro-batches of at most `size` examples, in order."""
         for start in range(0, len(self), size):
             yield {name: tensor[start : start + size] for name, tensor in self.tensors.items()}
+
+
+def is_map_style(dataset: Any) -> bool:
+    """Whether examples can be chosen by number."""
+    return (
+        hasattr(dataset, "__len__")
+        and hasattr(dataset, "__getitem__")
+        and not isinstance(dataset, IterableDataset)
+    )
+
+
+def _collated(items: list[Any], collate_fn: Collate) -> Any:
+    """One batch of all items; joined from batches of one where `collate_fn` does not pad."""
+    try:
+        return collate_fn(items)
+    except (TypeError, ValueError, RuntimeError):
+        singles = [_model_inputs(collate_fn([item]), 1, sys.maxsize) for item in items]
+        return _padded([{name: value[0] for name, value in one.items()} for one in singles])
 
 
 def _choose(available: int, n: int, seed: int, what: str) -> list[int]:

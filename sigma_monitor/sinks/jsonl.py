@@ -66,8 +66,8 @@ class JsonlSink:
 class Record:
     """What a record file holds."""
 
-    snapshots: list[Snapshot]  # by step; a check repeated after a resume replaces the earlier one
-    alerts: list[dict[str, Any]]
+    snapshots: list[Snapshot]  # by step; those repeated after a resume replace the earlier ones
+    alerts: list[dict[str, Any]]  # likewise
     events: list[dict[str, Any]]
     torn_lines: list[int]  # numbers, from 1, of lines cut by a kill
 
@@ -83,7 +83,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     except OSError as error:
         raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
     snapshots: list[Snapshot] = []
-    alerts, events, torn = [], [], []
+    alerts: list[dict[str, Any]] = []
+    events, torn = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -95,8 +96,9 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         kind = body.pop("type", None) if isinstance(body, dict) else None
         if kind == "check":
             snapshot = Snapshot.from_dict(body)
-            while snapshots and snapshots[-1].step >= snapshot.step:
-                snapshots.pop()
+            if snapshots and snapshots[-1].step >= snapshot.step:  # a resumed run repeats itself
+                snapshots = [kept for kept in snapshots if kept.step < snapshot.step]
+                alerts = [kept for kept in alerts if kept["step"] < snapshot.step]
             snapshots.append(snapshot)
         elif kind == "alert":
             alerts.append(body)

@@ -25,13 +25,27 @@ _NOT_SENT = ("BASELINE",)
 
 def bound_alert_retries() -> None:
     """Bound wandb's retries before a run begins, and say so; nothing when the user has set them."""
-    if RETRY_VARIABLE not in os.environ and _live_run() is None:
+    if RETRY_VARIABLE not in os.environ and _live_run() is None and _bound_settings():
         os.environ[RETRY_VARIABLE] = "1"
         _logger.warning(
             "sigma_monitor: %s=1 was set, so that an alert that W&B cannot take delays the end of "
             "the run by seconds instead of 15 minutes. Set it yourself to choose another bound.",
             RETRY_VARIABLE,
         )
+
+
+def _bound_settings() -> bool:
+    """Bound the settings wandb has read already; False when the user has set them."""
+    if "wandb" not in sys.modules:
+        return True
+    import wandb
+
+    settings: Any = wandb.setup().settings
+    if getattr(settings, "x_graphql_retry_max", None) is not None:
+        return False
+    if hasattr(settings, "x_graphql_retry_max"):
+        settings.x_graphql_retry_max = 1
+    return True
 
 
 class WandbAlertSink:
