@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sigma_monitor.estimate import jsonable
+
 __all__ = ["Alert", "AlertKind", "Severity", "Status"]
 
 Severity = Literal["info", "warn", "error"]
@@ -55,5 +57,8 @@ class Alert:
     fingerprint: str | None = None  # of the probe set and the conventions
 
     def to_dict(self) -> dict[str, Any]:
-        """Builtins only."""
-        return dict(self.__dict__)
+        """JSON-ready builtins; infinities and NaN become strings."""
+        return {
+            name: jsonable(value) if isinstance(value, float) else value
+            for name, value in self.__dict__.items()
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from statistics import median
 from typing import Any, Literal
 
 from sigma_monitor.errors import InputError
@@ -14,6 +15,7 @@ __all__ = ["Cadence"]
 _AUTO_CHECKS = 100  # of a run whose length is known
 _AUTO_EVERY = 50  # steps, where it is not
 _MOST_SNAP_COST = 1.25  # a coarser spacing may cost at most this much delay
+_COSTS_KEPT = 3
 _TIMED_STEPS = 5  # training steps whose time is taken before the budget is applied
 
 
@@ -55,10 +57,12 @@ class Cadence:
         self.next_step: int | None = None
         self._clock: float | None = None  # training was timed up to here, None while it pauses
         self._clock_step = 0
+        self._first_step: int | None = None  # of the first check
         self._training_seconds = 0.0
         self._training_steps = 0
         self._check_seconds = 0.0
-        self._latest_cost = 0.0
+        self._step_seconds = 0.0  # of the latest steps
+        self._costs: list[float] = []  # of the latest checks
 
     @property
     def shortest(self) -> int:
@@ -100,23 +104,29 @@ class Cadence:
         """Count the training time up to now, at `step`."""
         now = time.perf_counter()
         if self._clock is not None and step > self._clock_step:
-            self._training_seconds += now - self._clock
-            self._training_steps += step - self._clock_step
+            seconds, steps = now - self._clock, step - self._clock_step
+            self._training_seconds += seconds
+            self._training_steps += steps
+            self._step_seconds = seconds / steps
         self._clock, self._clock_step = now, step
 
     def finish(self, step: int, seconds: float) -> None:
         """The check at `step` took `seconds`: decide when the next one is due."""
+        if self._first_step is None:
+            self._first_step = step
         self._check_seconds += seconds
-        self._latest_cost = seconds
+        self._costs = [*self._costs, seconds][-_COSTS_KEPT:]
         self.last_step = step
-        self.respace()
         self.go_on(step)
+        self.respace()
 
     def respace(self, cost_share: float = 1.0) -> None:
-        """Decide anew when the next check is due, at this share of the latest cost."""
+        """Decide anew when the next check is due, at this share of the usual cost."""
         if self.last_step is not None:
             self.spacing = self._affordable_spacing(cost_share)
-            self.next_step = self._snapped(self.last_step + self.spacing)
+            # What the budget pays for is spread over what is left of the run.
+            base = self._clock_step if self.stretched else self.last_step
+            self.next_step = self._snapped(base + self.spacing)
 
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""
@@ -128,29 +138,38 @@ class Cadence:
         return self.max_overhead is not None and self._training_steps == 0
 
     def affordable_checks(self, cost_share: float = 1.0) -> float:
-        """Checks of the whole run that the budget pays for, each at this share of the latest cost.
+        """Further checks that the budget pays for until the end, each at this share of the cost.
 
-        Infinite without a budget, or before the length of the run and of a step are known.
+        The time the rest of the run will take is judged by the latest steps. Infinite without a
+        budget, or before the length of the run and of a step are known.
         """
-        if self.max_overhead is None or self.max_steps is None or not self._training_steps:
+        if self.max_overhead is None or self.max_steps is None or self.untimed:
             return math.inf
-        run = self.max_steps * self._training_seconds / self._training_steps
-        cost = self._latest_cost * cost_share
-        return self.max_overhead * run / cost if cost > 0 else math.inf
+        first = self._first_step or 0
+        left = self.max_steps - first - self._training_steps
+        run = self._training_seconds + left * self._step_seconds
+        cost = self._cost * cost_share
+        return (self.max_overhead * run - self._check_seconds) / cost if cost > 0 else math.inf
+
+    @property
+    def _cost(self) -> float:
+        """Seconds of a usual check: one that took long by chance must not postpone the next."""
+        return median(self._costs)
 
     def _affordable_spacing(self, cost_share: float) -> int:
         if self.max_overhead is None:
             return self.shortest
-        if not self._training_steps:
+        if self.untimed:
             return max(self.shortest, _TIMED_STEPS)
         if self.max_steps is not None:
-            # The checks before the first step and at the last are paid from the same budget.
-            payable = min(self.affordable_checks(cost_share), self.max_steps + 1)
-            affordable = math.ceil(self.max_steps / max(1, math.floor(payable) - 1))
+            left = self.max_steps - self._clock_step
+            if left <= 0:
+                return self.spacing or self.shortest
+            payable = math.floor(min(left, max(1, self.affordable_checks(cost_share))))
+            affordable = math.ceil(left / payable)
         else:
-            step_seconds = self._training_seconds / self._training_steps
-            cost = self._latest_cost * cost_share
-            affordable = math.ceil(cost / (self.max_overhead * step_seconds))
+            cost = self._cost * cost_share
+            affordable = math.ceil(cost / (self.max_overhead * self._step_seconds))
         return max(self.shortest, affordable)
 
     def _snapped(self, step: int) -> int:
@@ -166,22 +185,25 @@ class Cadence:
             "last_step": self.last_step,
             "next_step": self.next_step,
             "spacing": self.spacing,
+            "first_step": self._first_step,
             "training_seconds": self._training_seconds,
             "training_steps": self._training_steps,
             "check_seconds": self._check_seconds,
-            "latest_cost": self._latest_cost,
+            "step_seconds": self._step_seconds,
+            "costs": list(self._costs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self.last_step, self.next_step, self.spacing = (
+        self.last_step, self.next_step, self.spacing, self._first_step = (
             None if state[name] is None else int(state[name])
-            for name in ("last_step", "next_step", "spacing")
+            for name in ("last_step", "next_step", "spacing", "first_step")
         )
         self._training_seconds = float(state["training_seconds"])
         self._training_steps = int(state["training_steps"])
         self._check_seconds = float(state["check_seconds"])
-        self._latest_cost = float(state["latest_cost"])
+        self._step_seconds = float(state["step_seconds"])
+        self._costs = [float(cost) for cost in state["costs"]]
 
 
 def _is_count(value: object) -> bool:

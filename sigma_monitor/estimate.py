@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ErrorKind", "Estimate"]
+__all__ = ["ErrorKind", "Estimate", "jsonable"]
 
 ErrorKind = Literal["exact", "quadrature", "test_vectors", "sampling"]
 
@@ -37,3 +38,8 @@ class Estimate:
     def __float__(self) -> float:
         """The point estimate."""
         return self.value
+
+
+def jsonable(value: float) -> float | str:
+    """The value, or its name where JSON has none (`inf`, `nan`): `float()` reads both."""
+    return value if math.isfinite(value) else str(value)

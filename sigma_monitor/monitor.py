@@ -305,7 +305,7 @@ class SigmaMonitor:
             return False
         self.cadence.begin(step)
         can_shrink = self._opening is not None and self._opening.smaller is not None
-        shrink = can_shrink and self.cadence.affordable_checks() < _LEAST_CHECKS
+        shrink = can_shrink and self.checks + self.cadence.affordable_checks() < _LEAST_CHECKS
         self.cadence.respace(_LEAST_EXAMPLES / len(self._ready_probes()) if shrink else 1.0)
         plan = (shrink, self.cadence.spacing, self.cadence.next_step)
         shrink, self.cadence.spacing, self.cadence.next_step = from_main(plan)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sigma_monitor.alert import Status
 from sigma_monitor.errors import RecordError
-from sigma_monitor.estimate import Estimate
+from sigma_monitor.estimate import Estimate, jsonable
 
 __all__ = ["SCHEMA", "Snapshot"]
 
 SCHEMA = 1
+
+# W&B takes no dots in names (a module's dotted name has them), MLflow no brackets.
+_UNUSUAL = re.compile(r"[^A-Za-z0-9_/-]")
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,15 @@ class Snapshot:
         """Flat `sigma/...` names to finite floats, as every logger gets them."""
         flat: dict[str, float] = {}
         for layer, estimates in self.layers.items():
+            prefix = f"sigma/{_UNUSUAL.sub('_', layer)}"
             for key, estimate in estimates.items():
-                name = f"sigma/{layer}/{key}"
+                name = f"{prefix}/{key}"
                 flat[name] = estimate.value
                 if estimate.kind != "exact":
                     flat[f"{name}_low"] = estimate.low
                     flat[f"{name}_high"] = estimate.high
             if layer in self.ratios:
-                flat[f"sigma/{layer}/ratio"] = self.ratios[layer]
+                flat[f"{prefix}/ratio"] = self.ratios[layer]
         if self.ratios:
             flat["sigma/ratio"] = min(self.ratios.values())
         flat["sigma/status"] = float(self.status)
@@ -74,9 +79,9 @@ class Snapshot:
             layer: {key: _pack(estimate) for key, estimate in estimates.items()}
             for layer, estimates in self.layers.items()
         }
-        body["ratios"] = {layer: _jsonable(ratio) for layer, ratio in self.ratios.items()}
+        body["ratios"] = {layer: jsonable(ratio) for layer, ratio in self.ratios.items()}
         body["conventions"] = dict(self.conventions)
-        body["loss"] = None if self.loss is None else _jsonable(self.loss)
+        body["loss"] = None if self.loss is None else jsonable(self.loss)
         return body
 
     @classmethod
@@ -108,15 +113,10 @@ class Snapshot:
 
 
 def _pack(estimate: Estimate) -> list[Any]:
-    bounds = [_jsonable(x) for x in (estimate.value, estimate.low, estimate.high)]
+    bounds = [jsonable(x) for x in (estimate.value, estimate.low, estimate.high)]
     return [*bounds, estimate.kind]
 
 
 def _unpack(packed: list[Any]) -> Estimate:
     value, low, high, kind = packed
     return Estimate(float(value), float(low), float(high), kind)
-
-
-def _jsonable(value: float) -> float | str:
-    """JSON has no infinity: `float()` reads the string back."""
-    return value if math.isfinite(value) else str(value)

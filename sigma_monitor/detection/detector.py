@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import asdict
 from statistics import median
 from typing import Any, Literal
@@ -231,7 +232,7 @@ class Detector:
             "baseline": None if self.baseline is None else asdict(self.baseline),
             "unmeasured_in_a_row": self.unmeasured_in_a_row,
             "window": list(self._window),
-            **{name: getattr(self, f"_{name}") for name in _PLAIN_STATE},
+            **{name: copy(getattr(self, f"_{name}")) for name in _PLAIN_STATE},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -245,7 +246,7 @@ class Detector:
             status = Status[state["status"]]
             baseline = None if state["baseline"] is None else Baseline(**state["baseline"])
             window = deque((float(x) for x in state["window"]), maxlen=thresholds.slow_window)
-            plain = {f"_{name}": state[name] for name in _PLAIN_STATE}
+            plain = {f"_{name}": read(state[name]) for name, read in _PLAIN_STATE.items()}
             kind, unmeasured = state["kind"], int(state["unmeasured_in_a_row"])
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
@@ -254,17 +255,30 @@ class Detector:
         self.thresholds, self.status, self.baseline = thresholds, status, baseline
         self._window, self.kind, self.unmeasured_in_a_row = window, kind, unmeasured
         for name, value in plain.items():
-            setattr(self, name, list(value) if isinstance(value, list) else value)
+            setattr(self, name, value)
         self.alerts = []
 
 
-_PLAIN_STATE = (
-    "checks",
-    "steps",
-    "history",
-    "stderrs",
-    "collapsed_in_a_row",
-    "floor_in_a_row",
-    "recovered_in_a_row",
-    "below_since",
-)
+def _integers(values: Any) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _floats(values: Any) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _optional_integer(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+# Attribute without its underscore -> how it is read back.
+_PLAIN_STATE: dict[str, Callable[[Any], Any]] = {
+    "checks": int,
+    "steps": _integers,
+    "history": _floats,
+    "stderrs": _floats,
+    "collapsed_in_a_row": int,
+    "floor_in_a_row": int,
+    "recovered_in_a_row": int,
+    "below_since": _optional_integer,
+}

@@ -12,12 +12,23 @@ __all__ = ["Thresholds", "mean_variance"]
 # The variance of a median is about π/2 times that of the mean.
 _MEDIAN_FACTOR = 1.57
 
+_LEAST_CHECKS = {
+    "collapsed_patience": 1,
+    "recovered_patience": 1,
+    "floor_patience": 1,
+    "slow_window": 1,
+    "fast_window": 1,
+    "warmup_checks": 0,
+    "baseline_checks": 2,
+    "plateau_limit": 0,
+}
+
 
 @dataclass(frozen=True)
 class Thresholds:
     """Ratios to the baseline, and how many checks they are judged on.
 
-    Scaled to the length of the run by `for_checks`; the defaults are those of a run of 200 checks
+    Scaled to the length of the run by `for_checks`; the defaults are those of a run of 350 checks
     or more.
     """
 
@@ -53,16 +64,21 @@ class Thresholds:
                 f"{self.warning_slow}, recovered={self.recovered}: they must rise in this order, "
                 "or an alert could not end."
             )
-        for name in (
-            "collapsed_patience",
-            "recovered_patience",
-            "floor_patience",
-            "slow_window",
-            "fast_window",
-            "baseline_checks",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)!r}: at least one check is needed.")
+        for name, least in _LEAST_CHECKS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name}={value!r}: pass a number of checks from {least} on.")
+        if self.fast_window > self.slow_window:
+            raise InputError(
+                f"fast_window={self.fast_window} is longer than slow_window={self.slow_window}: "
+                "pass a shorter one."
+            )
+        if not 0 <= self.noise_multiple < math.inf:
+            raise InputError(f"noise_multiple={self.noise_multiple!r}: pass 0 or more, such as 5.")
+        if not 0 <= self.plateau_tolerance < math.inf:
+            raise InputError(f"plateau_tolerance={self.plateau_tolerance!r}: pass nats, from 0 on.")
+        if self.floor is not None and not 0 < self.floor < math.inf:
+            raise InputError(f"floor={self.floor!r}: pass a positive value, or None for no floor.")
 
     @classmethod
     def collapsing_at(cls, ratio: float, **thresholds: float) -> Thresholds:
@@ -93,7 +109,7 @@ class Thresholds:
             self,
             warmup_checks=share(self.warmup_checks, 0.10, 2),
             baseline_checks=share(self.baseline_checks, 0.10, 5),
-            plateau_limit=share(self.plateau_limit, 0.20, 5),
+            plateau_limit=share(self.plateau_limit, 0.30, 5),
             slow_window=share(self.slow_window, 0.09, 3),
             fast_window=share(self.fast_window, 0.05, 3),
             collapsed_patience=share(self.collapsed_patience, 0.05, 2),

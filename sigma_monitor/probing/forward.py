@@ -111,7 +111,8 @@ class Probe:
         losses = _LossSum()
         call = self._call_embed_fn if self.embed_fn is not None else self._call_model
         for batch in probes.batches(self.micro_batch):
-            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            # A copy: a model that writes into its inputs must not reach the probe set.
+            inputs = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
             for name, hidden in call(model, inputs, losses).items():
                 mask = inputs.get("attention_mask")
                 rows.setdefault(name, []).append(pool(hidden, mask, self.pooling))
@@ -167,6 +168,8 @@ class _LossSum:
         mask = inputs.get("attention_mask")
         if mask is not None and mask.shape == ids.shape:
             labels = torch.where(mask != 0, ids, _IGNORED_LABEL)
+            # Nothing is to be predicted from padding that stands before a text.
+            labels[:, 1:] = torch.where(mask[:, :-1] != 0, labels[:, 1:], _IGNORED_LABEL)
         targets = labels[:, 1:].reshape(-1)
         states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         block = max(1, _LOGIT_BYTES // (4 * _vocabulary(head)))
@@ -264,4 +267,5 @@ def _device(model: nn.Module) -> torch.device:
 def _out_of_memory(error: RuntimeError) -> bool:
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return bool(should_reduce_batch_size(error))
+    # The list of messages in accelerate lacks that of the asynchronous CUDA allocator.
+    return isinstance(error, torch.cuda.OutOfMemoryError) or should_reduce_batch_size(error)

@@ -79,8 +79,8 @@ class _Owner:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.buffers = dict(module._buffers)
-        self.copies: dict[str, tuple[Tensor, int]] = {
-            name: (buffer.detach().clone(), buffer._version)
+        self.copies: dict[str, Tensor] = {
+            name: buffer.detach().clone()
             for name, buffer in module._buffers.items()
             if buffer is not None and buffer.numel() <= _LARGEST_COPIED_BUFFER
         }
@@ -89,9 +89,10 @@ class _Owner:
         }
 
     def restore(self) -> None:
-        for name, (copy, version) in self.copies.items():
+        for name, copy in self.copies.items():
             buffer = self.buffers[name]
-            if buffer is not None and buffer._version != version:
+            # By value: writes through `.data` leave no trace in the version counter.
+            if buffer is not None and not torch.equal(buffer, copy):
                 buffer.detach().copy_(copy)
         self.module._buffers.clear()
         self.module._buffers.update(self.buffers)

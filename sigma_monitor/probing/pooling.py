@@ -22,7 +22,7 @@ class Rows:
     embeddings: Tensor  # (rows, m): token rows, or one row per example
     groups: Tensor | None  # (rows,) example of each row; None when each example is one row
     pooled: Tensor  # (examples, m) mean over the tokens of each example
-    finite: Tensor  # (examples,) bool: every used value of the example is finite
+    finite: Tensor  # (examples,) bool: the example has tokens, and every value of them is finite
 
     def first(self, n: int) -> Rows:
         """The rows of the first `n` examples."""
@@ -58,7 +58,7 @@ def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Rows:
     used = _used_tokens(hidden, mask)
     # Padding can hold anything, NaN too, so it is replaced rather than multiplied by zero.
     kept = torch.where(used[..., None], hidden, hidden.new_zeros(()))
-    finite = torch.isfinite(kept).all(2).all(1)
+    finite = torch.isfinite(kept).all(2).all(1) & used.any(1)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     pooled = kept.sum(1, dtype=wide) / used.sum(1, keepdim=True)
     if pooling == "mean":

@@ -6,6 +6,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +56,14 @@ class ProbeSet:
                 f"the probe set holds {sizes} examples: every tensor needs the same number, at "
                 "least one. Check the texts or the dataset it was built from."
             )
-        tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        mask = self.tensors.get("attention_mask")
+        blank = 0 if mask is None else int((mask.flatten(1) == 0).all(1).sum())
+        if blank:
+            raise InputError(
+                f"{blank} of {len(self)} probe examples are nothing but padding: drop them."
+            )
+        # Copies: what the caller does to the tensors afterwards must not reach the probe set.
+        tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors.items()}
         object.__setattr__(self, "tensors", tensors)
         object.__setattr__(self, "fingerprint", _fingerprint(tensors))
 
@@ -89,7 +97,8 @@ class ProbeSet:
         if isinstance(texts, str):
             raise InputError("texts is one string: pass a list of texts, one per example.")
         chosen = [texts[index] for index in _choose(len(texts), n, seed, "texts")]
-        encoded = tokenizer(chosen, truncation=True, max_length=max_length)["input_ids"]
+        with _unchanged(tokenizer):
+            encoded = tokenizer(chosen, truncation=True, max_length=max_length)["input_ids"]
         ids = [torch.as_tensor(row)[:max_length] for row in encoded]
         empty = sum(len(row) == 0 for row in ids)
         if empty:
@@ -162,8 +171,9 @@ class ProbeSet:
                 held_out=held_out,
                 source="dataloader",
             )
+        _check_count(n)
         rows: list[dict[str, Tensor]] = []
-        with frozen_generators(seed):
+        with frozen_generators(seed), _frozen_generator(getattr(dataloader, "generator", None)):
             for batch in dataloader:
                 tensors = _model_inputs(batch, None, max_length)
                 size = min(len(tensor) for tensor in tensors.values())
@@ -220,9 +230,43 @@ def _collated(items: list[Any], collate_fn: Collate) -> Any:
         return _padded([{name: value[0] for name, value in one.items()} for one in singles])
 
 
-def _choose(available: int, n: int, seed: int, what: str) -> list[int]:
+@contextmanager
+def _unchanged(tokenizer: Any) -> Iterator[None]:
+    """A fast tokenizer keeps the truncation of its latest call, and is saved with it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.no_truncation()
+        backend.no_padding()
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
+
+
+@contextmanager
+def _frozen_generator(generator: torch.Generator | None) -> Iterator[None]:
+    """Leave the loader's own generator where it was: iterating draws from it."""
+    state = None if generator is None else generator.get_state()
+    try:
+        yield
+    finally:
+        if generator is not None and state is not None:
+            generator.set_state(state)
+
+
+def _check_count(n: int) -> None:
     if n < 1:
         raise InputError(f"n={n}: a probe set needs at least one example; 128 is the default.")
+
+
+def _choose(available: int, n: int, seed: int, what: str) -> list[int]:
+    _check_count(n)
     if available < 1:
         raise InputError(f"the {what} for the probe set is empty: pass at least one example.")
     return random.Random(seed).sample(range(available), min(n, available))
@@ -235,7 +279,10 @@ def _padded(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
             f"a probe example is a {type(items[0]).__name__}: expected a mapping of model inputs, "
             "such as {'input_ids': [...]}. Pass collate_fn=, or ProbeSet.from_tensors."
         )
-    rows = [{name: torch.as_tensor(value) for name, value in item.items()} for item in items]
+    rows = [
+        {name: torch.as_tensor(item[name]) for name in item if _is_numeric(items[0].get(name))}
+        for item in items
+    ]
     if "input_ids" in rows[0] and "attention_mask" not in rows[0]:
         for row in rows:
             row["attention_mask"] = torch.ones_like(row["input_ids"])
@@ -248,6 +295,15 @@ def _padded(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         else torch.stack([row[name] for row in rows])
         for name in rows[0]
     }
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether a column becomes a tensor; texts and the like are left out, as collators do."""
+    try:
+        torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return True
 
 
 def _model_inputs(batch: Any, size: int | None, max_length: int) -> dict[str, Tensor]:

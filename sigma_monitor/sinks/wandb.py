@@ -36,11 +36,10 @@ def bound_alert_retries() -> None:
 
 def _bound_settings() -> bool:
     """Bound the settings wandb has read already; False when the user has set them."""
-    if "wandb" not in sys.modules:
+    setup = getattr(sys.modules.get("wandb"), "setup", None)
+    if setup is None:
         return True
-    import wandb
-
-    settings: Any = wandb.setup().settings
+    settings = setup().settings
     if getattr(settings, "x_graphql_retry_max", None) is not None:
         return False
     if hasattr(settings, "x_graphql_retry_max"):

@@ -246,13 +246,13 @@ def summarize(
 
 
 def _largest_storage_eigenvalue(gram: Gram, trace: float) -> float:
-    """The largest spurious eigenvalue of C that storage can have made, with a margin of four.
+    """The largest spurious eigenvalue of C that storage can have made, with a margin of eight.
 
-    Rounding is white noise of one variance; its largest eigenvalue is (1 + sqrt(m/n))² times the
-    mean one (Marchenko and Pastur 1967).
+    The largest eigenvalue of white noise is (1 + sqrt(m/n))² times the mean one (Marchenko and
+    Pastur 1967). Features of unequal energy round with unequal noise: up to 5.2 times was measured.
     """
     mean = STORAGE_NOISE[gram.embeddings.dtype] * trace / gram.m
-    return 4 * mean * (1 + math.sqrt(gram.m / gram.n)) ** 2
+    return 8 * mean * (1 + math.sqrt(gram.m / gram.n)) ** 2
 
 
 def _sampled(

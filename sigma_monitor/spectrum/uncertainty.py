@@ -25,6 +25,7 @@ from sigma_monitor.spectrum.exact import Decomposition
 from sigma_monitor.spectrum.gram import Gram
 
 __all__ = [
+    "LeaveOneOut",
     "half_width",
     "jackknife_standard_error",
     "leave_one_out",
@@ -66,8 +67,9 @@ def leave_one_out(
     `log det(I − W (Λ+δ)^−1 Wᵀ)` is the change, and with a relative ridge the ridge that the
     remaining rows have is used. `log_effective_rank` is exact when every example is one row
     (`Σ sqrt(μ)` over the deleted spectrum as a Stieltjes integral of `log(1 − h(x))`), and first
-    order in the example's share of the data for token rows, within a few per cent of the exact
-    standard error there.
+    order in the example's share of the data for token rows. Its standard error is within a few per
+    cent of the exact one where examples outnumber features, and 0.8 to 1.3 times it where they do
+    not. "Exact" ends where one example carries all but 1e-12 of the energy.
 
     Args:
         gram: The rows.
@@ -176,7 +178,10 @@ class _Deletions:
             scaled = self.padded(which) / torch.sqrt(values + delta[which][:, None])[:, None, :]
             small = scaled.mT @ scaled if scaled.shape[1] > scaled.shape[2] else scaled @ scaled.mT
             identity = torch.eye(small.shape[-1], dtype=small.dtype, device=small.device)
-            changes.append(torch.linalg.slogdet(identity - small).logabsdet)
+            sign, change = torch.linalg.slogdet(identity - small)
+            # All eigenvalues of I − small are δ/(λ₁+δ) at least; rounding can take them below.
+            lowest = torch.log(delta[which] / (values[0] + delta[which])) * small.shape[-1]
+            changes.append(torch.where(sign > 0, change, lowest).maximum(lowest))
         return torch.cat(changes)
 
 

@@ -233,7 +233,7 @@ def test_a_narrow_dtype_is_read_exactly(dtype, n, m, center, normalize):
     assert values_of(narrow) == values_of(wide)
 
 
-@pytest.mark.parametrize(("n", "m"), [(256, 32), (32, 256), (40, 40)])
+@pytest.mark.parametrize(("n", "m"), [(256, 32), (32, 256), (40, 40), (20_000, 64)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_directions_made_by_storage_rounding_do_not_set_the_condition_number(dtype, n, m):
     rows = rows_with([8.0, 4.0, 2.0, 1.0], n, m).to(dtype)

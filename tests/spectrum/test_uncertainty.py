@@ -228,6 +228,13 @@ def test_a_shift_of_all_values_has_no_paired_error():
     assert paired_standard_error(before, before + 2) == 0
 
 
+def test_the_drift_of_rows_of_which_one_carries_everything_is_not_nan():
+    """Without that row nothing is left, at both times: the error is unknown, or none."""
+    deleted = spectral_summary(torch.tensor([[0.0], [1.0], [1.0]]), center=True).leave_one_out
+    for values in (deleted.log_det, deleted.log_effective_rank):
+        assert paired_standard_error(values, values) >= 0
+
+
 def test_half_width_is_that_of_student_t():
     # t quantiles from tables: 12.706 at 1 degree of freedom, 2.045 at 29, to three decimals.
     assert half_width(1.0, 2, 0.95) == pytest.approx(12.706, abs=5e-4)

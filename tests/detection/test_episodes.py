@@ -1,0 +1,197 @@
+"""One alert per episode and severity: rising, recovering, flapping, floors, missing values."""
+
+import math
+
+import pytest
+
+from sigma_monitor.alert import Status
+from sigma_monitor.detection import Detector
+from tests.detection.series import LEVEL, feed, kinds, levels, noise, statuses
+
+
+def started(**thresholds):
+    """A detector with its baseline, ten healthy checks behind it."""
+    detector = Detector(baseline="start", **thresholds)
+    assert kinds(feed(detector, levels((1.0, 10)))) == ["BASELINE"]
+    return detector
+
+
+def test_warning_rising_to_collapsed_tells_both_and_recovery_ends_the_episode():
+    detector = started()
+    alerts = feed(detector, levels((0.6, 50), (0.3, 50), (1.0, 50), (0.6, 50)), first=10)
+    assert kinds(alerts) == ["WARNING", "COLLAPSED", "RECOVERED", "WARNING"]
+    assert [alert.severity for alert in alerts] == ["warn", "error", "info", "warn"]
+    # Three of five low; as many again and five in a row; five of nine and ten in a row.
+    assert [alert.step for alert in alerts] == [12, 60 + 2 + 4, 110 + 4 + 9, 160 + 2]
+    assert [alert.check for alert in alerts] == [alert.step + 1 for alert in alerts]
+    assert [alert.onset_step for alert in alerts] == [10, 10, None, 160]
+
+
+def test_a_sudden_collapse_tells_warning_and_collapsed_once_each():
+    detector = started()
+    assert kinds(feed(detector, levels((0.1, 500)))) == ["WARNING", "COLLAPSED"]
+    assert detector.status is Status.COLLAPSED
+
+
+def test_collapsed_falls_back_by_recovery_only():
+    detector = started()
+    feed(detector, levels((0.3, 20)))
+    assert feed(detector, levels((0.6, 50), (0.3, 50), (0.87, 200))) == []
+    assert detector.status is Status.COLLAPSED
+    assert kinds(feed(detector, levels((0.89, 20)))) == ["RECOVERED"]
+    assert detector.status is Status.HEALTHY
+
+
+@pytest.mark.parametrize("ratio", [0.81, 0.87])
+def test_between_warning_and_recovery_nothing_changes(ratio):
+    healthy, warned = started(), started()
+    feed(warned, levels((0.6, 10)))
+    for detector in (healthy, warned):
+        before = detector.status
+        assert feed(detector, levels((ratio, 300))) == []
+        assert detector.status is before
+
+
+def test_recovery_wants_ten_checks_in_a_row():
+    detector = started()
+    feed(detector, levels((0.6, 20)))
+    # Five of nine up are enough for one check; a relapse of five begins the count anew.
+    for _ in range(20):
+        assert feed(detector, levels((1.0, 9), (0.6, 5))) == []
+    assert detector.status is Status.WARNING
+    assert kinds(feed(detector, levels((1.0, 14)))) == ["RECOVERED"]
+
+
+@pytest.mark.parametrize("threshold", [0.70, 0.80])
+def test_flapping_around_a_warning_level_is_told_once(threshold):
+    detector = started()
+    flapping = levels(*[(threshold - 0.01, 7), (threshold + 0.01, 7)] * 50)
+    assert kinds(feed(detector, flapping)) == ["WARNING"]
+
+
+def test_noise_around_the_warning_level_is_told_once():
+    for seed in range(20):
+        detector = started()
+        series = [LEVEL + math.log(0.78) + x for x in noise(500, sigma=0.05, seed=seed)]
+        assert kinds(feed(detector, series)) == ["WARNING"]
+
+
+def test_flapping_around_the_collapse_level_is_told_once():
+    detector = started()
+    alerts = feed(detector, levels(*[(0.49, 12), (0.55, 12)] * 20))
+    assert kinds(alerts) == ["WARNING", "COLLAPSED"]
+
+
+def test_an_alert_carries_value_baseline_ratio_and_place():
+    detector = started()
+    alert = feed(detector, levels((0.6, 5)), first=100)[0]
+    assert (alert.kind, alert.step, alert.check, alert.onset_step) == ("WARNING", 102, 13, 100)
+    assert alert.value == pytest.approx(24.0)
+    assert alert.baseline == pytest.approx(40.0)
+    assert alert.ratio == pytest.approx(0.6)
+
+
+def test_alerts_are_those_of_the_last_update():
+    detector = started()
+    assert detector.alerts == []
+    detector.update(10, math.nan)
+    assert kinds(detector.alerts) == ["NONFINITE"]
+    detector.update(11, LEVEL)
+    assert detector.alerts == []
+
+
+MISSING = [("NONFINITE", math.nan), ("NONFINITE", math.inf), ("VANISHED", -math.inf)]
+each_missing = pytest.mark.parametrize(("kind", "value"), MISSING)
+
+
+@each_missing
+def test_a_missing_value_is_told_at_once_and_once_per_episode(kind, value):
+    detector = started()
+    alerts = feed(detector, [value] * 30 + levels((1.0, 5)) + [value] * 30, first=10)
+    assert [(alert.kind, alert.step) for alert in alerts] == [(kind, 10), (kind, 45)]
+    assert {alert.severity for alert in alerts} == {"error"}
+
+
+@each_missing
+@pytest.mark.parametrize("baseline", ["start", "plateau", "none"])
+def test_missing_values_never_enter_the_series(kind, value, baseline):
+    series = levels((1.0, 60), (0.6, 6), (0.3, 20), (1.0, 30))
+    plain, broken = (Detector(baseline=baseline) for _ in range(2))
+    for step, x in enumerate(series):
+        plain.update(step, x)
+        for _ in range(step % 4):
+            broken.update(step, value)
+        broken.update(step, x)
+        assert broken.status is plain.status
+        assert broken.ratio == plain.ratio
+    states = plain.state_dict(), broken.state_dict()
+    assert states[0].pop("checks") < states[1].pop("checks")
+    assert states[0] == states[1]
+
+
+@each_missing
+def test_missing_values_in_a_row_are_counted(kind, value):
+    detector = Detector(baseline="start")
+    counts = []
+    for x in [value, value, LEVEL, value, value, value]:
+        detector.update(0, x)
+        counts.append(detector.unmeasured_in_a_row)
+    assert counts == [1, 2, 0, 1, 2, 3]
+
+
+def test_a_missing_value_comes_without_number():
+    detector = started()
+    alert = feed(detector, [math.nan])[0]
+    assert (alert.value, alert.ratio, alert.onset_step) == (None, None, None)
+    assert detector.status is Status.HEALTHY  # an event, never a status
+
+
+def floors(*values):
+    return [math.log(value) for value in values]
+
+
+@pytest.fixture
+def floor():
+    return Detector(baseline="none", floor=2.0)
+
+
+def test_the_floor_is_collapse_after_five_in_a_row(floor):
+    assert floor.status is Status.HEALTHY
+    found = statuses(floor, floors(*[8.0] * 3, *[1.3] * 5))
+    assert found == [Status.HEALTHY] * 7 + [Status.COLLAPSED]
+    assert kinds(floor.alerts) == ["COLLAPSED"]
+    alert = floor.alerts[0]
+    assert (alert.severity, alert.baseline, alert.ratio) == ("error", None, None)
+    assert alert.value == pytest.approx(1.3)
+
+
+def test_the_floor_itself_is_too_low_and_four_in_a_row_are_not(floor):
+    assert feed(floor, floors(*[1.3, 1.3, 1.3, 1.3, 2.01] * 40)) == []
+    assert kinds(feed(floor, floors(*[2.0] * 5))) == ["COLLAPSED"]
+
+
+def test_above_the_floor_no_drop_is_told(floor):
+    assert feed(floor, floors(*[100.0] * 50, *[2.01] * 50)) == []
+
+
+def test_a_short_run_has_less_patience_with_the_floor():
+    floor = Detector(baseline="none", floor=2.0, expected_checks=20)
+    assert feed(floor, floors(1.3, 1.3)) == []
+    assert kinds(feed(floor, floors(1.3))) == ["COLLAPSED"]
+
+
+def test_the_floor_recovers_with_hysteresis_and_alerts_again(floor):
+    feed(floor, floors(*[1.3] * 5))
+    # As far above the floor as the relative rule wants it: 2.0 / 0.88 = 2.27.
+    assert feed(floor, floors(*[2.2] * 100)) == []
+    assert feed(floor, floors(*[2.3] * 9, 2.2)) == []
+    assert kinds(feed(floor, floors(*[2.3] * 10))) == ["RECOVERED"]
+    assert kinds(feed(floor, floors(*[1.3] * 50))) == ["COLLAPSED"]
+
+
+def test_a_floor_beside_a_baseline_holds_until_both_have_recovered():
+    detector = Detector(baseline="start", floor=30.0)
+    feed(detector, levels((1.0, 10)))
+    assert kinds(feed(detector, levels((0.74, 20)))) == ["COLLAPSED"]  # 29.6
+    assert feed(detector, levels((0.84, 50))) == []  # 33.6: above neither 34.1 nor 0.88
+    assert kinds(feed(detector, levels((0.90, 50)))) == ["RECOVERED"]

@@ -1,0 +1,153 @@
+"""Thresholds: what is refused, how windows follow the length of the run, what the gate lets by."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sigma_monitor.detection import Detector, Thresholds
+from sigma_monitor.detection.rule import mean_variance
+from sigma_monitor.errors import InputError
+
+SERIES = 20_000
+# Of a variance (or its root) estimated from that many series: four standard errors.
+MONTE_CARLO = 4 * math.sqrt(2 / SERIES)
+
+
+def ar1(checks, phi, seed=0):
+    """(SERIES, checks) stationary series of unit variance."""
+    rng = np.random.default_rng(seed)
+    fresh = math.sqrt(1 - phi**2) * rng.standard_normal((SERIES, checks))
+    series = np.empty_like(fresh)
+    series[:, 0] = rng.standard_normal(SERIES)
+    for i in range(1, checks):
+        series[:, i] = phi * series[:, i - 1] + fresh[:, i]
+    return series
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9, 0.98])
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_mean_variance_is_that_of_simulated_series(n, phi):
+    simulated = ar1(n, phi).mean(axis=1).var()
+    assert mean_variance(n, phi) == pytest.approx(simulated, rel=MONTE_CARLO)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_mean_variance_of_independent_and_of_constant_series(n):
+    assert mean_variance(n, 0.0) == pytest.approx(1 / n)
+    assert mean_variance(n, 1.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("window", [3, 5, 9])
+def test_the_gate_is_as_many_noise_widths_as_it_says(window, phi):
+    rule = Thresholds(noise_multiple=1.0)
+    difference = np.median(ar1(window, phi, seed=1), axis=1) - np.median(ar1(20, phi), axis=1)
+    width = rule.noise_gate(1.0, phi, window, 20)
+    # π/2 is the factor of a long independent series; of short or correlated ones it is nearer 1.
+    assert math.sqrt(2 / math.pi) * (1 - MONTE_CARLO) <= difference.std() / width
+    assert difference.std() / width <= 1 + MONTE_CARLO
+
+
+def test_the_gate_grows_with_noise_and_an_exact_baseline_adds_none():
+    rule = Thresholds()
+    assert rule.noise_gate(0.0, 0.8, 5, 20) == 0.0
+    assert rule.noise_gate(0.02, 0.8, 5, 20) == pytest.approx(2 * rule.noise_gate(0.01, 0.8, 5, 20))
+    assert rule.noise_gate(0.01, 0.8, 5, 0) == pytest.approx(
+        5 * 0.01 * math.sqrt(1.57 * mean_variance(5, 0.8))
+    )
+
+
+@pytest.mark.parametrize("expected", [None, 350, 500, 10**6])
+def test_long_runs_have_the_windows_of_the_table(expected):
+    assert Thresholds().for_checks(expected) == Thresholds()
+
+
+def test_windows_shrink_with_the_run_and_ratios_do_not():
+    rules = [Thresholds().for_checks(n) for n in (20, 50, 100, 200)]
+    windows = [
+        "warmup_checks",
+        "baseline_checks",
+        "slow_window",
+        "fast_window",
+        "collapsed_patience",
+        "recovered_patience",
+        "floor_patience",
+    ]
+    for name in windows:
+        lengths = [getattr(rule, name) for rule in rules]
+        assert lengths == sorted(lengths)
+        assert lengths[-1] == getattr(Thresholds(), name)
+    for rule in rules:
+        assert rule.fast_window <= rule.slow_window
+        for name in ("warning_slow", "warning_fast", "collapsed", "recovered", "noise_multiple"):
+            assert getattr(rule, name) == getattr(Thresholds(), name)
+
+
+@pytest.mark.parametrize("expected", [20, 50, 100, 500])
+def test_the_baseline_is_there_in_time_to_be_of_use(expected):
+    rule = Thresholds().for_checks(expected)
+    soonest = rule.warmup_checks + rule.baseline_checks
+    assert soonest <= 0.4 * expected
+    assert soonest + rule.plateau_limit <= 0.65 * expected
+
+
+RATIOS = ["warning_slow", "warning_fast", "collapsed", "recovered"]
+COUNTS = [
+    "collapsed_patience",
+    "recovered_patience",
+    "floor_patience",
+    "slow_window",
+    "fast_window",
+    "baseline_checks",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in RATIOS for value in (0, 1, -0.5, 1.5, math.nan)),
+        *((name, value) for name in COUNTS for value in (0, -3)),
+        ("collapsed", 0.75),  # above warning_fast
+        ("warning_fast", 0.81),  # above warning_slow
+        ("warning_slow", 0.88),  # at recovered: an alert would end as it begins
+        ("recovered", 0.79),
+        ("slow_window", 2.5),
+        ("fast_window", 12),  # longer than the slow one, and so than what is kept
+        ("noise_multiple", math.nan),  # no drop would ever pass the gate
+        ("floor", 0.0),  # has no logarithm
+        ("floor", -2.0),
+        ("floor", math.nan),
+    ],
+)
+def test_a_bad_threshold_is_refused_and_named_with_its_value(name, value):
+    with pytest.raises(InputError) as refused:
+        Detector(**{name: value})
+    assert name in str(refused.value)
+    assert str(value) in str(refused.value)
+
+
+def test_an_unknown_threshold_is_refused_and_the_known_ones_listed():
+    with pytest.raises(InputError, match="colapsed") as refused:
+        Detector(colapsed=0.4)
+    assert all(name in str(refused.value) for name in Thresholds.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("baseline", ["begin", "", None, 3])
+def test_an_unknown_baseline_is_refused(baseline):
+    with pytest.raises(InputError, match=f"baseline={baseline!r}"):
+        Detector(baseline=baseline)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 0.5, 0.75, 0.87])
+def test_collapsing_at_keeps_the_levels_in_order(ratio):
+    rule = Thresholds.collapsing_at(ratio)
+    assert rule.collapsed == ratio
+    assert rule.warning_fast == max(ratio, 0.70)
+    assert rule.warning_slow == max(ratio, 0.80)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, 0.88, 1.0, 40.0, math.nan])
+def test_a_collapse_ratio_without_room_for_recovery_is_refused(ratio):
+    with pytest.raises(InputError, match=f"collapse ratio {ratio!r}"):
+        Thresholds.collapsing_at(ratio)

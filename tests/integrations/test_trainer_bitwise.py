@@ -1,0 +1,179 @@
+"""The monitored training is, bit by bit, the training without the monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from sigma_monitor import SigmaCallback
+from tests.integrations.bitwise import differences, remains
+from tests.integrations.hosts import eager, make_trainer, record_of
+from tests.integrations.models import SmallForCausalLM, tiny_gpt2, tiny_llama
+
+EAGER_CHECKS = 11  # before the first step, and every third of 30
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training, and what the monitor is asked to do in it."""
+
+    model: Callable[[], nn.Module] = tiny_llama
+    arguments: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # of the callback
+    every_check_fails: bool = False
+
+
+def raising_embed_fn(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Goes through part of the model, draws, and fails."""
+    model(input_ids=batch["input_ids"])
+    torch.rand(5)
+    raise RuntimeError("cannot embed")
+
+
+def hooked_llama() -> nn.Module:
+    """A hook of the user's that was never meant for evaluation mode."""
+    model = tiny_llama()
+
+    def training_only(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not module.training:
+            torch.rand(3)
+            raise RuntimeError("no evaluation mode here")
+
+    model.model.layers[0].register_forward_hook(training_only)
+    return model
+
+
+CASES = {
+    "attention_dropout": Case(),
+    "explicit_dropout": Case(model=tiny_gpt2),
+    "batch_norm": Case(model=lambda: SmallForCausalLM("norm")),
+    "frozen_batch_norm": Case(model=lambda: SmallForCausalLM("frozen_norm")),
+    "draws_in_eval_mode": Case(model=lambda: SmallForCausalLM("draws")),
+    "gradient_accumulation": Case(arguments={"gradient_accumulation_steps": 2}),
+    "gradient_checkpointing": Case(arguments={"gradient_checkpointing": True}),
+    "evaluation": Case(arguments={"eval_strategy": "steps", "eval_steps": 4}),
+    "evaluation_at_checks": Case(
+        arguments={"eval_strategy": "steps", "eval_steps": 3, "eval_on_start": True}
+    ),
+    "bf16_autocast": Case(arguments={"bf16": True}),
+    "logging_every_step": Case(arguments={"logging_steps": 1, "logging_first_step": True}),
+    "probe_raises_in_embed_fn": Case(
+        options={"embed_fn": raising_embed_fn}, every_check_fails=True
+    ),
+    "probe_raises_in_forward": Case(
+        model=lambda: SmallForCausalLM("raises"), every_check_fails=True
+    ),
+    "probe_raises_in_a_hook_of_the_user": Case(model=hooked_llama, every_check_fails=True),
+    "several_layers": Case(options={"layers": ["last", 0, "model.embed_tokens"]}),
+}
+
+CALLBACKS = {"every_3": eager, "default": SigmaCallback}
+
+
+def train(case: Case, output_dir: Path, *callbacks: TrainerCallback) -> dict[str, Any]:
+    trainer = make_trainer(output_dir, *callbacks, model=case.model(), **case.arguments)
+    trainer.train()
+    return remains(trainer)
+
+
+@cache
+def unmonitored(name: str) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        return train(CASES[name], Path(folder))
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("callback", CALLBACKS)
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_bitwise_what_it_is_without_the_monitor(
+    name: str, callback: str, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    watcher = CALLBACKS[callback](**case.options)
+    assert differences(unmonitored(name), train(case, tmp_path, watcher)) == []
+    # The comparison says something only if the monitor did, or tried, its work.
+    assert watcher.active
+    if case.every_check_fails:
+        assert watcher.monitor.failures >= 2
+        assert watcher.monitor.checks == 0
+    else:
+        expected = EAGER_CHECKS if callback == "every_3" else 2
+        assert watcher.monitor.failures == 0
+        assert len(record_of(tmp_path).snapshots) == watcher.monitor.checks >= expected
+
+
+def test_loss_records_are_there_to_be_compared() -> None:
+    losses = unmonitored("attention_dropout")["losses"]
+    assert [entry["step"] for entry in losses] == [5, 10, 15, 20, 25, 30]
+    assert {"loss", "grad_norm", "learning_rate", "epoch", "step"} == set(losses[0])
+    evaluations = unmonitored("evaluation")["evaluations"]
+    assert [step for step, _ in evaluations] == [4, 8, 12, 16, 20, 24, 28, 30]
+
+
+@pytest.mark.parametrize("name", ["bf16_autocast", "gradient_accumulation", "explicit_dropout"])
+def test_the_cases_are_different_trainings(name: str) -> None:
+    assert differences(unmonitored(name)["losses"], unmonitored("attention_dropout")["losses"])
+
+
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_frozen_batch_norm_keeps_its_statistics_and_its_mode(callback: str, tmp_path: Path) -> None:
+    model = SmallForCausalLM("frozen_norm")
+    norm = model.body.norm
+    norm.running_mean.fill_(0.25)
+    make_trainer(tmp_path, CALLBACKS[callback](), model=model).train()
+    assert not norm.training
+    assert model.body.dropout.training
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, torch.full((32,), 0.25))
+
+
+class OneDraw(TrainerCallback):
+    """What a careless monitor would do: one number from the global generator, once."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 10:
+            torch.rand(1)
+
+
+class OneForward(TrainerCallback):
+    """A forward in training mode that forgets to put the generator back."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == 10:
+            with torch.no_grad():
+                model(input_ids=torch.zeros(1, 8, dtype=torch.long))
+
+
+@pytest.mark.parametrize("careless", [OneDraw, OneForward])
+def test_the_comparison_notices_a_careless_monitor(
+    careless: type[TrainerCallback], tmp_path: Path
+) -> None:
+    found = differences(
+        unmonitored("attention_dropout"), train(CASES["attention_dropout"], tmp_path, careless())
+    )
+    assert "/torch" in found
+    assert any(path.startswith("/parameters") for path in found)
+    assert any(path.startswith("/losses") for path in found)
+
+
+def test_differences_sees_one_ulp_a_type_and_a_missing_key() -> None:
+    one = {"a": [torch.ones(2), 0.1], "b": {"c": float("nan")}}
+    same = {"a": [torch.ones(2), 0.1], "b": {"c": float("nan")}}
+    assert differences(one, same) == []
+    nudged = {"a": [torch.nextafter(torch.ones(2), torch.zeros(2)), 0.1], "b": {"c": float("nan")}}
+    assert differences(one, nudged) == ["/a/0"]
+    assert differences(one, {"a": [torch.ones(2), 0.1 + 1e-16], "b": {"c": 1.0}}) == [
+        "/a/1",
+        "/b/c",
+    ]
+    assert differences({"a": 1}, {"a": True}) == ["/a: int and bool"]
+    assert differences({"a": 1}, {}) == [": keys ['a']"]

@@ -1,0 +1,267 @@
+"""Stopping on collapse, runs beside and after each other, and options that cannot be used."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback
+
+from sigma_monitor import SigmaCallback, Status
+from sigma_monitor.errors import InputError
+from tests.integrations.bitwise import differences, remains
+from tests.integrations.hosts import (
+    Flatten,
+    Listener,
+    Poison,
+    eager,
+    events_of,
+    expected_metrics,
+    kinds,
+    make_trainer,
+    our_warnings,
+    place_of,
+    record_of,
+    record_path,
+    sigma_entries,
+)
+
+ONSET = 10
+EVERY = 2
+START = {"every": EVERY, "baseline": "start"}
+
+
+def run(folder: Path, *callbacks: TrainerCallback, **arguments: Any) -> Trainer:
+    trainer = make_trainer(folder, *callbacks, **arguments)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("stop", [True, 0.6, 0.2])
+def test_a_collapse_stops_the_run_at_its_check(stop: bool | float, tmp_path: Path) -> None:
+    callback = eager(stop_on_collapse=stop, **START)
+    trainer = run(tmp_path, Flatten(ONSET), callback)
+    record = record_of(tmp_path)
+    assert kinds(record.alerts) == ["BASELINE", "WARNING", "COLLAPSED", "STOPPED"]
+    stopped = record.alerts[-1]
+    assert ONSET < stopped["step"] <= ONSET + 5 * EVERY
+    assert trainer.state.global_step == stopped["step"] == record.snapshots[-1].step
+    assert stopped["severity"] == "info"
+    assert callback.monitor.should_stop
+    assert callback.monitor.stop_reason == f"COLLAPSED at step {stopped['step']}"
+    assert callback.monitor.stop_reason in stopped["text"]
+    assert sigma_entries(trainer.state.log_history) == expected_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("stop", [False, 0.05])
+def test_a_run_that_was_not_to_stop_goes_on(stop: bool | float, tmp_path: Path) -> None:
+    callback = eager(stop_on_collapse=stop, **START)
+    trainer = run(tmp_path, Flatten(ONSET), callback)
+    assert trainer.state.global_step == 30
+    assert "STOPPED" not in kinds(record_of(tmp_path).alerts)
+    assert not callback.monitor.should_stop
+    assert callback.monitor.stop_reason is None
+    expected = Status.COLLAPSED if stop is False else Status.WARNING
+    assert callback.monitor.status is expected
+
+
+def test_two_rules_that_both_see_a_collapse_tell_it_once(tmp_path: Path) -> None:
+    """One feature left: below half of the baseline, and below the floor of 2."""
+    run(tmp_path, Flatten(ONSET, kept=1), eager(**START))
+    record = record_of(tmp_path)
+    assert kinds(record.alerts) == ["BASELINE", "WARNING", "COLLAPSED"]
+    last = record.snapshots[-1].layers["last"]
+    assert last["pooled/uncentred/effective_rank"].value <= 2
+    assert record.snapshots[-1].ratios["last"] < 0.5
+
+
+def test_the_stop_saves_and_evaluates_as_any_end_of_training(tmp_path: Path) -> None:
+    callback = eager(stop_on_collapse=True, **START)
+    trainer = run(
+        tmp_path,
+        Flatten(ONSET),
+        callback,
+        save_strategy="steps",
+        save_steps=EVERY,
+        eval_strategy="steps",
+        eval_steps=EVERY,
+    )
+    step = trainer.state.global_step
+    assert (tmp_path / f"checkpoint-{step}").exists()
+    assert step in [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+def test_three_checks_without_a_finite_embedding_stop_the_run(tmp_path: Path) -> None:
+    callback = eager(stop_on_collapse=True, **START)
+    trainer = run(tmp_path, Poison(ONSET + 1), callback)
+    assert trainer.state.global_step == ONSET + 3 * EVERY
+    assert kinds(record_of(tmp_path).alerts) == ["BASELINE", "NONFINITE", "STOPPED"]
+    assert callback.monitor.stop_reason is not None
+    assert f"step {trainer.state.global_step}" in callback.monitor.stop_reason
+
+
+def test_the_reason_is_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = eager(stop_on_collapse=True, **START)
+    run(tmp_path, Flatten(ONSET), callback)
+    shown = capsys.readouterr().err
+    assert shown.count("[sigma: training stopped on collapse]") == 1
+    assert shown.count("[sigma: representations have collapsed]") == 1
+    assert str(callback.monitor.stop_reason) in shown
+
+
+class CollapseOnce(TrainerCallback):
+    """Flattens the model in the first of two trainings only."""
+
+    def __init__(self) -> None:
+        self.flatten = Flatten(ONSET)
+        self.trainings = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainings += 1
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        if self.trainings == 1:
+            self.flatten.on_step_begin(*args, **kwargs)
+
+
+def test_two_trainings_of_one_trainer_share_no_state(tmp_path: Path) -> None:
+    callback = eager(stop_on_collapse=True, **START)
+    trainer = make_trainer(tmp_path, CollapseOnce(), callback)
+    trainer.train()
+    assert callback.monitor.status is Status.COLLAPSED
+    assert trainer.state.global_step < 30
+    with torch.no_grad():
+        trainer.model.model.norm.weight.fill_(1.0)
+    trainer.train()
+    assert trainer.state.global_step == 30
+    assert callback.monitor.status is Status.HEALTHY
+    assert not callback.monitor.should_stop
+    assert callback.monitor.stop_reason is None
+    assert callback.monitor.checks == len(record_of(tmp_path).snapshots) >= 12
+    assert record_of(tmp_path).snapshots[0].check == 1
+    assert [event["step"] for event in events_of(tmp_path, "started")] == [0, 0]
+    assert len(events_of(tmp_path, "closed")) == 2
+    assert sigma_entries(trainer.state.log_history) == expected_metrics(tmp_path)
+
+
+def test_two_trainers_side_by_side_share_no_state(tmp_path: Path) -> None:
+    listeners = [Listener(), Listener()]
+    callbacks = [eager(**START), eager(**START)]
+    harm: list[list[TrainerCallback]] = [[Flatten(ONSET)], []]
+    trainers = [
+        make_trainer(tmp_path / name, *harm[i], callbacks[i], listeners[i], max_steps=20)
+        for i, name in enumerate(["harmed", "healthy"])
+    ]
+    for trainer in trainers:
+        trainer.train()
+    assert [callback.monitor.status for callback in callbacks] == [
+        Status.COLLAPSED,
+        Status.HEALTHY,
+    ]
+    for listener, trainer, name in zip(listeners, trainers, ["harmed", "healthy"], strict=True):
+        expected = expected_metrics(tmp_path / name)
+        assert len(expected) >= 10
+        assert listener.sigma == expected
+        assert sigma_entries(trainer.state.log_history) == expected
+
+
+class Collects(TrainerCallback):
+    """A collection while a Trainer is made, which may come at any time."""
+
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        gc.collect()
+
+
+@pytest.mark.parametrize("way", ["given", "given_and_collected", "added_later", "first_again"])
+def test_one_callback_serves_two_trainers_one_after_the_other(way: str, tmp_path: Path) -> None:
+    """As in a notebook whose Trainer is made again with the callback of another cell."""
+    callback = eager(**START)
+    listeners = [Listener(), Listener()]
+    first = make_trainer(tmp_path / "0", callback, listeners[0], max_steps=10)
+    first.train()
+    given = [] if way == "added_later" else [callback]
+    before = [Collects()] if way == "given_and_collected" else []
+    second = make_trainer(tmp_path / "1", *before, *given, listeners[1], max_steps=10)
+    if way == "added_later":
+        second.add_callback(callback)
+    if way == "first_again":
+        listeners[0].heard.clear()
+        first.train()
+    second.train()
+    for number, trainer in enumerate([first, second]):
+        expected = expected_metrics(tmp_path / str(number))
+        assert len(expected) >= 5
+        assert listeners[number].sigma == expected
+        assert sigma_entries(trainer.state.log_history) == expected
+        assert place_of(callback, trainer) == 0
+
+
+def test_two_callbacks_on_one_trainer_is_not_a_crash(tmp_path: Path) -> None:
+    one = eager(output_dir=tmp_path / "one")
+    other = eager(output_dir=tmp_path / "other", layers=0)
+    run(tmp_path, one, other, max_steps=6)
+    assert one.active
+    assert other.active
+    assert len(record_of(tmp_path / "one").snapshots) == one.monitor.checks >= 3
+    assert len(record_of(tmp_path / "other").snapshots) == other.monitor.checks >= 3
+
+
+def test_disabled_it_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def embed(model: Any, batch: Any) -> Any:
+        raise AssertionError("a disabled monitor has probed")
+
+    callback = SigmaCallback(enabled=False, embed_fn=embed)
+    listener = Listener()
+    trainer = make_trainer(tmp_path / "watched", listener, callback)
+    callbacks = list(trainer.callback_handler.callbacks)
+    assert callbacks.index(listener) < callbacks.index(callback)
+    trainer.train()
+    assert trainer.callback_handler.callbacks == callbacks
+    assert not callback.active
+    assert callback.monitor.probes is None
+    assert callback.monitor.checks == callback.monitor.failures == 0
+    assert not record_path(tmp_path / "watched").parent.exists()
+    assert sigma_entries(trainer.state.log_history) == []
+    assert "sigma_monitor" not in trainer.state.stateful_callbacks
+    assert our_warnings(caplog) == []
+    plain = run(tmp_path / "plain")
+    assert differences(remains(plain), remains(trainer)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "value", "remedy"),
+    [
+        ({"stop_on_collapse": 1.5}, "1.5", "such as 0.5"),
+        ({"stop_on_collapse": 0.0}, "0.0", "such as 0.5"),
+        ({"stop_on_collapse": "yes"}, "'yes'", "True, False"),
+        ({"every": 0}, "every=0", '"auto"'),
+        ({"every": -3}, "every=-3", '"auto"'),
+        ({"every": 2.5}, "every=2.5", '"auto"'),
+        ({"max_overhead": 0}, "max_overhead=0", "None"),
+        ({"max_overhead": 3}, "max_overhead=3", "0.01"),
+        ({"pooling": "max"}, "pooling='max'", '"mean"'),
+        ({"baseline": "best"}, "baseline='best'", '"plateau"'),
+        ({"functionals": ["rank"]}, "rank", "effective_rank"),
+        ({"functionals": "effective_rank"}, "effective_rank", "list"),
+        ({"method": "magic"}, "method='magic'", '"exact"'),
+        ({"relative_ridge": 0}, "relative_ridge=0", "1e-3"),
+        ({"detector": {"colapsed": 0.4}}, "colapsed", "collapsed"),
+        ({"detector": {"collapsed": 4}}, "collapsed=4", "between 0 and 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_option_that_cannot_be_used_is_refused_at_construction(
+    options: dict[str, Any], value: str, remedy: str
+) -> None:
+    with pytest.raises(InputError) as raised:
+        SigmaCallback(**options)
+    assert value in str(raised.value)
+    assert remedy in str(raised.value)
+
+
+def test_an_unknown_option_is_refused_at_construction() -> None:
+    with pytest.raises((InputError, TypeError), match="evry"):
+        SigmaCallback(evry=3)

@@ -1,0 +1,310 @@
+"""The guarded pass: held-out loss, memory, micro-batches, chance, and the host left alone."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sigma_monitor.errors import ProbeError
+from sigma_monitor.probing import Probe, ProbeSet, forward
+from tests.probing.models import VOCABULARY, WIDTH, Plain, padded, tiny, token_ids
+
+IDS = token_ids(12)
+# fp32, values near 1, reduced in another order.
+ROUNDING = {"rtol": 0, "atol": 1e-5}
+
+
+def probes_of(**tensors):
+    return ProbeSet.from_tensors(tensors or {"input_ids": IDS})
+
+
+@torch.no_grad()
+def naive_loss(model, input_ids, attention_mask=None, labels=None):
+    """Cross-entropy of the model's own logits over the tokens that count, one by one."""
+    logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
+    labels = input_ids if labels is None else labels
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    losses = [
+        F.cross_entropy(logits[row, i], labels[row, i + 1]).item()
+        for row in range(len(input_ids))
+        for i in range(input_ids.shape[1] - 1)
+        if mask[row, i] and mask[row, i + 1] and labels[row, i + 1] != -100
+    ]
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("case", ["plain", "labels", "right_padding", "padding_and_labels"])
+def test_loss_is_the_cross_entropy_of_the_models_own_logits(kind, case):
+    tensors = {"input_ids": IDS}
+    if "padding" in case:
+        tensors = padded([9, 4, 1, 7, 2])
+    if "labels" in case:
+        labels = tensors["input_ids"].clone()
+        labels[:, :3] = -100  # a prompt
+        labels[1] = -100
+        tensors["labels"] = labels
+    model = tiny(kind)
+    reading = Probe().read(model, probes_of(**tensors))
+    assert reading.loss == pytest.approx(naive_loss(model, **tensors), rel=1e-5)
+
+
+def test_loss_does_not_depend_on_the_side_of_the_padding():
+    """Nothing is to be predicted from a padding token, which stands before the text on the left."""
+    model, lengths = tiny("llama"), [9, 4, 3, 7]
+    right, left = (
+        Probe().read(model, probes_of(**padded(lengths, left=side))) for side in (False, True)
+    )
+    torch.testing.assert_close(
+        left.layers["last"].embeddings, right.layers["last"].embeddings, **ROUNDING
+    )
+    assert left.loss == pytest.approx(right.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["granite", "cohere"])
+def test_no_loss_is_better_than_one_of_unscaled_logits(kind):
+    assert Probe().read(tiny(kind), probes_of()).loss is None
+
+
+class Capped(nn.Module):
+    """Changes the logits after the head, as soft-capping does."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny("llama")
+
+    def get_base_model(self):
+        return self.inner
+
+    def get_output_embeddings(self):
+        return self.inner.lm_head
+
+    def forward(self, input_ids, logits_to_keep=0):
+        output = self.inner(input_ids, logits_to_keep=logits_to_keep)
+        output.logits = torch.tanh(output.logits)
+        return output
+
+
+def test_no_loss_where_the_head_alone_does_not_give_the_logits():
+    model = Capped()
+    assert Probe().read(model, probes_of()).loss is None
+    assert Probe().read(model.inner, probes_of()).loss is not None
+
+
+def test_no_loss_without_a_language_head():
+    assert Probe().read(tiny("bert"), probes_of()).loss is None
+    assert Probe(layers="block").read(Plain(), probes_of()).loss is None
+
+
+@pytest.mark.parametrize("positions", [1, 7, 10_000])
+def test_the_head_is_applied_in_blocks_and_the_loss_stays(monkeypatch, positions):
+    model, applied = tiny("gpt2"), []
+    expected = Probe().read(model, probes_of()).loss
+    head = forward._apply_head
+
+    def counted(linear, states):
+        applied.append(len(states))
+        return head(linear, states)
+
+    monkeypatch.setattr(forward, "_LOGIT_BYTES", positions * VOCABULARY * 4)
+    monkeypatch.setattr(forward, "_apply_head", counted)
+    assert Probe().read(model, probes_of()).loss == pytest.approx(expected, rel=1e-6)
+    predicted = IDS[:, 1:].numel()
+    assert max(applied[1:]) == min(positions, predicted)  # the first is the look at the logits
+    assert sum(applied[1:]) == predicted
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("pooling", ["tokens", "mean", "last"])
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_the_size_of_the_micro_batches_does_not_matter(kind, pooling, size):
+    tensors = padded([9, 4, 1, 7, 2, 9, 9, 3, 5, 8, 6, 2])
+    whole, split = Probe(pooling=pooling), Probe(pooling=pooling)
+    split.micro_batch = size
+    a, b = (probe.read(tiny(kind), probes_of(**tensors)) for probe in (whole, split))
+    rows_a, rows_b = a.layers["last"], b.layers["last"]
+    torch.testing.assert_close(rows_b.embeddings, rows_a.embeddings, **ROUNDING)
+    torch.testing.assert_close(rows_b.pooled, rows_a.pooled, **ROUNDING)
+    assert rows_b.finite.tolist() == rows_a.finite.tolist()
+    if pooling == "tokens":
+        assert rows_b.groups.tolist() == rows_a.groups.tolist()
+    assert b.loss == (None if a.loss is None else pytest.approx(a.loss, rel=1e-6))
+
+
+class Cramped(Plain):
+    """Has room for so many examples at a time."""
+
+    def __init__(self, room, error):
+        super().__init__()
+        self.room, self.error, self.sizes = room, error, []
+
+    def forward(self, input_ids):
+        self.sizes.append(len(input_ids))
+        if len(input_ids) > self.room:
+            raise self.error
+        return super().forward(input_ids)
+
+
+OUT_OF_MEMORY = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cuda_async": torch.OutOfMemoryError(
+        "Allocation on device 0 would exceed allowed memory. (out of memory)"
+    ),
+    "runtime": RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+}
+out_of_memory = pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+
+
+@out_of_memory
+def test_micro_batches_halve_until_they_fit_and_that_is_remembered(error):
+    model, probe = Cramped(3, error), Probe(layers="block")
+    roomy = Probe(layers="block").read(Plain(), probes_of())
+    first = probe.read(model, probes_of())
+    # From 32 to 16, 8, 4 and 2 of the 12 examples.
+    assert model.sizes == [12, 12, 8, 4, 2, 2, 2, 2, 2, 2]
+    model.sizes.clear()
+    second = probe.read(model, probes_of())
+    assert model.sizes == [2] * 6
+    for reading in (first, second):
+        rows = reading.layers["block"]
+        torch.testing.assert_close(rows.embeddings, roomy.layers["block"].embeddings, **ROUNDING)
+        assert torch.equal(rows.groups, roomy.layers["block"].groups)
+
+
+@out_of_memory
+def test_one_example_that_does_not_fit_is_an_error_with_a_remedy(error):
+    model = Cramped(0, error).train()
+    with pytest.raises(ProbeError, match="max_length") as raised:
+        Probe(layers="block").read(model, probes_of())
+    assert raised.value.__cause__ is error
+    assert model.training
+
+
+def test_another_runtime_error_is_not_taken_for_a_lack_of_memory():
+    model = Cramped(0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Probe(layers="block").read(model, probes_of())
+    assert model.sizes == [12]
+
+
+@pytest.mark.parametrize("size", [1, 32])
+def test_non_finite_embeddings_are_counted_by_example(size):
+    def embed(model, batch):
+        hidden = batch["input_ids"].float()
+        return hidden.where(batch["bad"][:, None] == 0, float("nan"))
+
+    probe = Probe(embed_fn=embed)
+    probe.micro_batch = size
+    bad = torch.tensor([0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 1])
+    reading = probe.read(nn.Identity(), probes_of(input_ids=IDS, bad=bad))
+    assert reading.finite == 0.75
+    assert reading.layers["last"].finite.tolist() == (bad == 0).tolist()
+
+
+def test_an_example_is_finite_when_it_is_so_at_every_layer():
+    model = Plain()
+    with torch.no_grad():
+        model.block[0].weight.fill_(float("nan"))
+    reading = Probe(layers=["embed", "block"]).read(model, probes_of())
+    assert reading.layers["embed"].finite.all()
+    assert reading.finite == 0.0
+
+
+def test_a_model_of_nan_weights_gives_a_loss_of_nan_and_no_error():
+    model = tiny("llama")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    reading = Probe().read(model, probes_of())
+    assert reading.finite == 0.0
+    assert reading.loss != reading.loss
+
+
+class Chancy(Plain):
+    """Draws random numbers in evaluation mode too."""
+
+    def forward(self, input_ids):
+        return self.block(self.embed(input_ids) + torch.randn(WIDTH))
+
+
+def test_a_model_that_draws_gives_the_same_reading_twice():
+    model = Chancy()
+
+    def rows(seed):
+        torch.rand(1)
+        return Probe(layers="block", seed=seed).read(model, probes_of()).layers["block"].embeddings
+
+    assert torch.equal(rows(0), rows(0))
+    assert not torch.equal(rows(0), rows(1))
+
+
+def test_the_training_goes_on_bit_for_bit_beside_the_probe():
+    def train(probed):
+        torch.manual_seed(3)
+        model = Plain().train()
+        optimiser = torch.optim.Adam(model.parameters())
+        probe = Probe(layers=["block", "norm"])
+        for _ in range(3):
+            if probed:
+                probe.read(model, probes_of())
+            loss = F.cross_entropy(model(IDS)[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    alone, beside = train(False), train(True)
+    assert alone.keys() == beside.keys()
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+
+
+def test_inside_an_autocast_region_training_still_gets_its_gradients():
+    """Weights cast without gradients must not be left in the region's cache."""
+
+    def gradients(probed):
+        model = Plain().eval()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if probed:
+                Probe(layers="block").read(model, probes_of())
+            assert torch.is_autocast_cache_enabled()
+            loss = model(IDS).float().square().mean()
+        loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    alone, beside = gradients(False), gradients(True)
+    for name, gradient in alone.items():
+        assert beside[name] is not None, name
+        assert torch.equal(beside[name], gradient), name
+        assert gradient.count_nonzero() > 0, name
+
+
+def test_the_probe_runs_in_the_precision_it_finds():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = Probe(layers="block").read(Plain(), probes_of()).layers["block"]
+    outside = Probe(layers="block").read(Plain(), probes_of()).layers["block"]
+    assert inside.embeddings.dtype is torch.bfloat16
+    assert outside.embeddings.dtype is torch.float32
+
+
+def test_a_model_that_writes_into_its_inputs_does_not_reach_the_probe_set():
+    probes = probes_of(input_ids=IDS.clone())
+
+    def embed(model, batch):
+        batch["input_ids"].zero_()
+        return torch.eye(len(batch["input_ids"]))
+
+    Probe(embed_fn=embed).read(nn.Identity(), probes)
+    assert torch.equal(probes.tensors["input_ids"], IDS)
+
+
+def test_the_first_examples_of_a_reading_are_those_of_the_first_examples():
+    tensors = padded([9, 4, 1, 7, 2])
+    model, probes = tiny("llama"), probes_of(**tensors)
+    part = Probe(layers=["last", 0]).read(model, probes).first(3)
+    alone = Probe(layers=["last", 0]).read(model, probes.first(3))
+    for layer in ("last", "0"):
+        torch.testing.assert_close(
+            part.layers[layer].embeddings, alone.layers[layer].embeddings, **ROUNDING
+        )
+        assert part.layers[layer].groups.tolist() == alone.layers[layer].groups.tolist()
+    assert part.loss is None

@@ -1,0 +1,125 @@
+"""The wall between a failing sink and the training."""
+
+import logging
+
+import pytest
+
+from sigma_monitor.sinks import Isolated
+from tests.snapshots import alert, snapshot
+
+
+class Patchy:
+    """Keeps what it is given, and fails at the calls whose numbers (from 0) are `bad`."""
+
+    def __init__(self, bad=(), *, close_fails=False):
+        self.bad, self.close_fails = set(bad), close_fails
+        self.calls, self.kept, self.closed = 0, [], 0
+
+    def log(self, snapshot):
+        self._take(snapshot.step)
+
+    def alert(self, alert):
+        self._take(alert.kind)
+
+    def close(self):
+        self.closed += 1
+        if self.close_fails:
+            raise OSError("cannot close")
+
+    def _take(self, thing):
+        self.calls += 1
+        if self.calls - 1 in self.bad:
+            raise ConnectionResetError("service is gone")
+        self.kept.append(thing)
+
+
+class Noting(Patchy):
+    def note(self, event, details):
+        self._take((event, details))
+
+
+@pytest.fixture
+def messages(caplog):
+    caplog.set_level(logging.INFO, "sigma_monitor")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def test_everything_is_delivered_in_order_and_nothing_said(messages):
+    sink = Noting()
+    isolated = Isolated(sink)
+    isolated.log(snapshot(1))
+    isolated.alert(alert("WARNING"))
+    isolated.note("closed", {"checks": 1})
+    isolated.close()
+    assert sink.kept == [1, "WARNING", ("closed", {"checks": 1})]
+    assert (isolated.lost, isolated.disabled, sink.closed) == (0, False, 1)
+    assert messages() == []
+
+
+def test_a_failure_is_reported_once_and_every_one_counted(messages):
+    isolated = Isolated(Patchy({0, 2, 4, 6}))
+    for step in range(8):
+        isolated.log(snapshot(step))
+    assert isolated.lost == 4
+    assert isolated.sink.kept == [1, 3, 5, 7]
+    assert len(messages()) == 1
+    assert all(part in messages()[0] for part in ("Patchy", "ConnectionResetError", "is gone"))
+
+
+def test_three_failures_in_a_row_disable_and_what_follows_is_counted(messages):
+    sink = Patchy({0, 1, 2})
+    isolated = Isolated(sink)
+    for step in range(10):
+        isolated.log(snapshot(step))
+        assert isolated.disabled is (step >= 2)
+    isolated.alert(alert())
+    assert sink.calls == 3
+    assert isolated.lost == 11
+    assert ["disabled after 3" in message for message in messages()] == [False, True]
+
+
+def test_a_success_begins_the_count_anew():
+    isolated = Isolated(Patchy({0, 1, 3, 4, 6, 7}))
+    for step in range(9):
+        isolated.log(snapshot(step))
+    assert not isolated.disabled
+    assert isolated.lost == 6
+
+
+def test_alerts_snapshots_and_notes_share_one_count():
+    isolated = Isolated(Noting({0, 1, 2}))
+    isolated.log(snapshot())
+    isolated.alert(alert())
+    isolated.note("failed", {})
+    assert isolated.disabled
+
+
+def test_a_sink_without_notes_is_not_asked_and_loses_nothing():
+    isolated = Isolated(Patchy({0}))
+    isolated.note("started", {})
+    assert (isolated.lost, isolated.sink.calls) == (0, 0)
+
+
+def test_close_never_raises_and_says_what_was_lost(messages):
+    isolated = Isolated(Patchy({0, 1, 2}, close_fails=True))
+    for step in range(5):
+        isolated.log(snapshot(step))
+    isolated.close()
+    isolated.close()
+    assert isolated.sink.closed == 2  # disabled or not, it may hold something
+    assert "Patchy lost 5 calls" in messages()[-1]
+
+
+def test_a_failing_close_alone_is_reported(messages):
+    Isolated(Patchy(close_fails=True)).close()
+    assert len(messages()) == 1
+    assert "cannot close" in messages()[0]
+
+
+def test_an_interrupt_is_not_swallowed():
+    class Interrupted(Patchy):
+        def log(self, snapshot):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Isolated(Interrupted()).log(snapshot())
