@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -216,11 +217,12 @@ class SigmaMonitor:
         self._recognise(self._current_fingerprint(probes, reading), model, step)
         if not self._watches:
             self._open(model, step, reading, measured)
+        loss = reading.loss if reading.loss is None or math.isfinite(reading.loss) else None
         if self._first_loss is None:
-            self._first_loss = reading.loss
+            self._first_loss = loss
         self.checks += 1
         alerts = [
-            self._worded(alert, reading.loss)
+            self._worded(alert, loss)
             for layer, layer_measured in measured.items()
             for alert in self._watches[layer].update(step, layer_measured)
         ]

@@ -79,10 +79,25 @@ CASES = {
 CALLBACKS = {"every_3": eager, "default": SigmaCallback}
 
 
+class Modes(TrainerCallback):
+    """What others find at their hooks: who is in training mode."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[bool, ...]] = []
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        self.found.append(tuple(module.training for module in model.modules()))
+
+    on_step_end = on_step_begin
+
+
 def train(case: Case, output_dir: Path, *callbacks: TrainerCallback) -> dict[str, Any]:
-    trainer = make_trainer(output_dir, *callbacks, model=case.model(), **case.arguments)
+    modes = Modes()
+    trainer = make_trainer(output_dir, *callbacks, modes, model=case.model(), **case.arguments)
     trainer.train()
-    return remains(trainer)
+    return {**remains(trainer), "modes_at_hooks": modes.found}
 
 
 @cache
@@ -117,6 +132,13 @@ def test_loss_records_are_there_to_be_compared() -> None:
     assert {"loss", "grad_norm", "learning_rate", "epoch", "step"} == set(losses[0])
     evaluations = unmonitored("evaluation")["evaluations"]
     assert [step for step, _ in evaluations] == [4, 8, 12, 16, 20, 24, 28, 30]
+
+
+def test_some_modules_are_found_in_evaluation_mode() -> None:
+    after_an_evaluation, *_ = unmonitored("evaluation_at_checks")["modes_at_hooks"]
+    assert not any(after_an_evaluation)
+    for modes in unmonitored("frozen_batch_norm")["modes_at_hooks"][1:]:
+        assert modes.count(False) == 1
 
 
 @pytest.mark.parametrize("name", ["bf16_autocast", "gradient_accumulation", "explicit_dropout"])

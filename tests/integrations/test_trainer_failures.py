@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.integrations.hosts import (
     sigma_entries,
     sigma_part,
 )
-from tests.integrations.models import SmallForCausalLM
+from tests.integrations.models import SmallForCausalLM, tiny_llama
 
 LAST = 18
 
@@ -249,13 +250,17 @@ def sigma_entries_of(trainer: Trainer) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_a_model_that_is_nan_from_the_start(tmp_path: Path) -> None:
+    model = tiny_llama()
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
     callback = eager()
-    run(tmp_path, Poison(0), callback, save_strategy="steps", save_steps=9)
-    alerts = record_of(tmp_path).alerts
-    assert kinds(alerts) == ["NONFINITE"]
+    trainer = run(tmp_path, callback, model=model, save_strategy="steps", save_steps=9)
+    assert {metrics["sigma/finite"] for _, metrics in sigma_entries_of(trainer)} == {0.0}
+    (alert,) = record_of(tmp_path).alerts
+    assert (alert["kind"], alert["step"]) == ("NONFINITE", 0)
     assert callback.monitor.status is Status.WARMUP
+    assert callback.monitor.failures == 0
     record_lines(tmp_path)  # strict JSON
-    assert (tmp_path / "checkpoint-9" / "trainer_state.json").exists()
+    json.dumps(callback.monitor.state_dict(), allow_nan=False)
 
 
 def spoil_some(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

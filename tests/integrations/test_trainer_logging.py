@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from sigma_monitor import SigmaCallback
 from sigma_monitor.sinks.wandb import RETRY_VARIABLE
@@ -175,6 +175,31 @@ def test_it_stands_behind_the_flow_control_once(tmp_path: Path) -> None:
     assert place_of(callback, trainer) == 0
     assert callbacks.count(callback) == 1
     assert sum(isinstance(other, Listener) for other in callbacks) == 1
+
+
+class CountsCalls(TrainerCallback):
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        self.calls.append("on_init_end")
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.calls.append("on_train_begin")
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["given", "added_later"])
+def test_taking_its_place_calls_nobody_twice(later: bool, tmp_path: Path) -> None:
+    """The list of callbacks is being iterated over while the place is taken."""
+    before, after, callback = CountsCalls(), CountsCalls(), eager()
+    given = [before] if later else [before, callback, after]
+    trainer = make_trainer(tmp_path, *given, max_steps=2)
+    for late in [callback, after] if later else []:
+        trainer.add_callback(late)
+    trainer.train()
+    assert place_of(callback, trainer) == 0
+    assert before.calls == ["on_init_end", "on_train_begin"]
+    assert after.calls == (["on_train_begin"] if later else before.calls)
 
 
 @pytest.mark.parametrize("logging_steps", [4, 6], ids=["own_log", "with_the_train_log"])
