@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(2)
-    sizes = [(64, 2)] if options.quick else [(64, 5), (256, 8), (512, 8)]
-    rows = [compare(width, layers, 1 if options.quick else 7) for width, layers in sizes]
+    sizes = [(64, 2)] if options.quick else [(64, 5), (128, 6), (256, 6)]
+    rows = [compare(width, layers, 1 if options.quick else 5) for width, layers in sizes]
     result = {"environment": environment(), "threads": 2, "checks": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")

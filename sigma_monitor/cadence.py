@@ -173,8 +173,13 @@ class Cadence:
         return max(self.shortest, affordable)
 
     def _snapped(self, step: int) -> int:
-        """The next logging step, where waiting for it costs at most a quarter of the spacing."""
+        """The next logging step, where waiting for it costs at most a quarter of the spacing.
+
+        A spacing that was asked for and that the budget allows is kept as it is.
+        """
         if self.last_step is None or self.spacing is None or not self.logging_steps:
+            return step
+        if self.every != "auto" and not self.stretched:
             return step
         snapped = math.ceil(step / self.logging_steps) * self.logging_steps
         return snapped if snapped - self.last_step <= _MOST_SNAP_COST * self.spacing else step

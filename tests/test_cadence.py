@@ -195,7 +195,7 @@ def test_the_budget_holds_when_the_times_change_on_the_way(share_of, step, check
 
 
 @pytest.mark.parametrize(
-    ("every", "logging_steps", "snapped"),
+    ("spacing", "logging_steps", "snapped"),
     [
         (10, 5, 10),  # on a logging step as it is
         (8, 5, 10),  # 25 % later
@@ -206,19 +206,24 @@ def test_the_budget_holds_when_the_times_change_on_the_way(share_of, step, check
     ],
 )
 def test_checks_wait_for_the_log_where_that_costs_at_most_a_quarter(
-    clock, every, logging_steps, snapped
+    clock, spacing, logging_steps, snapped
 ):
-    cadence = cadence_of(1000, every=every, logging_steps=logging_steps, max_overhead=None)
-    assert Run(clock, cadence).advance(1000)[1] == snapped
+    cadence = cadence_of(100 * spacing, logging_steps=logging_steps, max_overhead=None)
+    assert Run(clock, cadence).advance(2 * spacing)[1] == snapped
+
+
+def test_a_spacing_that_was_asked_for_does_not_wait_for_the_log(clock):
+    cadence = cadence_of(1000, every=8, logging_steps=5, max_overhead=None)
+    assert Run(clock, cadence).advance(30) == [0, 8, 16, 24]
 
 
 def test_no_wait_for_the_log_is_longer_than_a_quarter(clock):
-    for every in range(1, 40):
-        cadence = cadence_of(400, every=every, logging_steps=7, max_overhead=None)
-        checks = Run(clock, cadence).advance(400)
-        assert max(gaps(checks)) <= 1.25 * every
+    for spacing in range(1, 40):
+        cadence = cadence_of(100 * spacing, logging_steps=7, max_overhead=None)
+        checks = Run(clock, cadence).advance(100 * spacing)
+        assert max(gaps(checks)) <= 1.25 * spacing
         # The last check comes when the run ends.
-        assert all(b - a == every or b % 7 == 0 for a, b in pairwise(checks[:-1]))
+        assert all(b - a == spacing or b % 7 == 0 for a, b in pairwise(checks[:-1]))
 
 
 def test_a_step_that_was_seen_is_never_due_again(clock):

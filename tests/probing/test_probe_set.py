@@ -345,7 +345,7 @@ def other_value(tensors):
 
 
 def other_dtype(tensors):
-    tensors["input_ids"] = tensors["input_ids"].int()
+    tensors["input_ids"] = tensors["input_ids"].view(torch.float64)  # of the same bits
 
 
 def other_shape(tensors):
@@ -419,3 +419,10 @@ def test_batches_are_all_examples_in_order(size):
     assert 1 <= len(batches[-1]["mask"]) <= size
     for name, tensor in tensors.items():
         assert torch.equal(torch.cat([batch[name] for batch in batches]), tensor)
+
+
+def test_examples_of_nothing_but_padding_are_refused_with_their_number():
+    mask = torch.ones(4, 6)
+    mask[1:3] = 0
+    with pytest.raises(InputError, match="2 of 4 probe examples are nothing but padding"):
+        ProbeSet.from_tensors({**BASE, "attention_mask": mask})

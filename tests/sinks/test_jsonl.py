@@ -129,6 +129,14 @@ def test_checks_after_a_resume_supersede_those_it_repeats(path, resumed, expecte
     assert {s.step for s in record.snapshots if s.check == 99} == set(resumed)
 
 
+def test_alerts_of_superseded_checks_go_with_them(path):
+    sink = JsonlSink(path)
+    for step in (0, 10, 20, 10, 20):
+        sink.log(snapshot(step))
+        sink.alert(alert(step=step))
+    assert [kept["step"] for kept in read_record(path).alerts] == [0, 10, 20]
+
+
 @pytest.mark.parametrize("line", ['{"type": "mood", "schema": 1}', '{"schema": 1}', "[1]", "3"])
 def test_a_line_of_unknown_type_is_refused_by_number(path, line):
     written(path, 0)

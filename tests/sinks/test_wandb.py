@@ -30,6 +30,8 @@ class FakeRun:
 def wandb(monkeypatch):
     module = ModuleType("wandb")
     module.run = FakeRun(retries=1)
+    settings = SimpleNamespace(x_graphql_retry_max=None)
+    module.setup = lambda: SimpleNamespace(settings=settings)
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 
@@ -123,6 +125,7 @@ def test_retries_are_bounded_before_a_run_and_that_is_said(wandb, messages):
     wandb.run = None
     bound_alert_retries()
     assert os.environ[RETRY_VARIABLE] == "1"
+    assert wandb.setup().settings.x_graphql_retry_max == 1  # read from the environment before
     assert len(messages()) == 1
     assert f"{RETRY_VARIABLE}=1" in messages()[0]
     bound_alert_retries()
@@ -143,6 +146,16 @@ def test_the_users_own_bound_is_kept(wandb, monkeypatch, messages, setting):
     monkeypatch.setenv(RETRY_VARIABLE, setting)
     bound_alert_retries()
     assert os.environ[RETRY_VARIABLE] == setting
+    assert messages() == []
+
+
+@pytest.mark.usefixtures("no_bound")
+def test_a_bound_that_the_user_put_into_the_settings_is_kept(wandb, messages):
+    wandb.run = None
+    wandb.setup().settings.x_graphql_retry_max = 9
+    bound_alert_retries()
+    assert wandb.setup().settings.x_graphql_retry_max == 9
+    assert RETRY_VARIABLE not in os.environ
     assert messages() == []
 
 
