@@ -31,6 +31,7 @@ class Measured:
     estimates: dict[str, Estimate]  # by key, see `Snapshot.layers`
     leave_one_out: NDArray[np.float64] | None  # (examples,) log effective rank, centred rows
     rows: int  # rows of the spectrum
+    pooled_limit: int  # the largest rank that the mean-pooled rows can have
     unmeasured: float = 0.0  # NaN: non-finite embeddings; −inf: vanished; 0: measured
 
     def log_of(self, key: str) -> float:
@@ -47,9 +48,9 @@ def measure(
     method: Literal["auto", "exact"],
 ) -> Measured:
     """Centred and uncentred spectrum of the rows, and the uncentred one of mean-pooled rows."""
-    size = len(rows.embeddings)
+    size, limit = len(rows.embeddings), min(rows.pooled.shape)
     if not bool(rows.finite.all()):
-        return Measured({}, None, size, math.nan)
+        return Measured({}, None, size, limit, math.nan)
 
     def spectrum(gram: Gram, *, center: bool, groups: Tensor | None) -> SpectralSummary:
         return summarize(
@@ -63,12 +64,13 @@ def measure(
         uncentred = spectrum(gram, center=False, groups=rows.groups)
         pooled = spectrum(pooled_gram, center=False, groups=None)
     except ZeroTraceError:
-        return Measured({}, None, size, -math.inf)
+        return Measured({}, None, size, limit, -math.inf)
     estimates = {name: getattr(centred, name) for name in functionals if name != "mean_cosine"}
     estimates |= {f"uncentred/{name}": getattr(uncentred, name) for name in functionals}
     estimates[FLOORED] = pooled.effective_rank
     without = centred.leave_one_out
-    return Measured(estimates, None if without is None else without.log_effective_rank, size)
+    log_ranks = None if without is None else without.log_effective_rank
+    return Measured(estimates, log_ranks, size, limit)
 
 
 def _gram(embeddings: Tensor) -> Gram:

@@ -130,6 +130,7 @@ class SigmaMonitor:
         self.sinks = sinks
         self.output_dir = output_dir
         self.enabled = enabled
+        self._open_sinks: list[Isolated] | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -149,7 +150,7 @@ class SigmaMonitor:
         self._first_loss: float | None = None
         self._fingerprint: str | None = None
         self._examples: int | None = None  # the probe set was cut to so many
-        self._open_sinks: list[Isolated] | None = None
+        self._release_sinks()
 
     @property
     def disabled(self) -> bool:
@@ -184,9 +185,11 @@ class SigmaMonitor:
         """Check `model` now, due or not.
 
         Raises:
-            InputError: When there is no probe set, or a layer does not exist.
+            InputError: When there is no probe set, a layer does not exist, or `enabled=False`.
             ProbeError: When the model gives no embeddings of the probe set.
         """
+        if not self.enabled:
+            raise InputError("enabled=False: this monitor measures nothing; use step().")
         started = time.perf_counter()
         snapshot = self._check(model, step)
         self.cadence.finish(step, time.perf_counter() - started)
@@ -194,6 +197,8 @@ class SigmaMonitor:
 
     def note(self, event: str, **details: Any) -> None:
         """Write an event of the run into the record."""
+        if not self.enabled:
+            return
         for sink in self._ready_sinks():
             sink.note(event, details)
 
@@ -203,7 +208,10 @@ class SigmaMonitor:
             return
         lost = {sink.name: sink.lost for sink in self._open_sinks if sink.lost}
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
-        for sink in self._open_sinks:
+        self._release_sinks()
+
+    def _release_sinks(self) -> None:
+        for sink in self._open_sinks or ():
             sink.close()
         self._open_sinks = None
 
@@ -568,6 +576,12 @@ def _detector_options(
             "warning_fast": rule.warning_fast,
             "warning_slow": rule.warning_slow,
         } | options
+    foreign = options.keys() & {"baseline", "expected_checks"}
+    if foreign:
+        raise InputError(
+            f"detector={dict(options)!r}: {', '.join(sorted(foreign))} is set by the monitor; pass "
+            "baseline= to it, and thresholds only in detector=."
+        )
     Detector(**options)  # raises on what cannot be used
     return options
 

@@ -16,6 +16,7 @@ from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
 __all__ = ["FLOOR", "LayerWatch"]
 
 FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
+_LEAST_POOLED = 4 * FLOOR  # a rank that can hardly exceed the floor says nothing by being low
 _CONFIDENCE = 0.95
 
 
@@ -65,7 +66,7 @@ class LayerWatch:
             alerts = [_with_interval(alert, half) for alert in alerts]
         if warming_up and measured.leave_one_out is not None:
             self._reference = measured.leave_one_out
-        if not warming_up and measured.estimates:
+        if not warming_up and measured.estimates and measured.pooled_limit >= _LEAST_POOLED:
             self.floor.update(step, measured.log_of(FLOORED))
             alerts += [
                 self._placed(_bounded(alert, measured), FLOORED, "uncentred mean-pooled rows")
@@ -80,7 +81,7 @@ class LayerWatch:
             self._told = max(self._told, Status[alert.kind])
             return worse
         if alert.kind == "RECOVERED":
-            over = self.status <= Status.HEALTHY
+            over = self.status <= Status.HEALTHY < self._told
             self._told = Status.HEALTHY if over else self._told
             return over
         return True

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -167,39 +166,49 @@ json.dump({
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """Three fresh interpreters that imported the package, and what they printed."""
-    reports = []
-    for _ in range(3):
+def import_afresh(tmp_path_factory):
+    """What a new interpreter that imports the package loads, prints and takes."""
+
+    def report():
         path = tmp_path_factory.mktemp("import") / "report.json"
         done = subprocess.run(
             [sys.executable, "-c", IMPORTS, str(path)], capture_output=True, text=True, check=True
         )
-        reports.append({**json.loads(path.read_text()), "printed": done.stdout + done.stderr})
-    return reports
+        return {**json.loads(path.read_text()), "printed": done.stdout + done.stderr}
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def fresh(import_afresh):
+    return import_afresh()
 
 
 def test_importing_the_package_loads_itself_alone(fresh):
-    assert fresh[0]["package"] == ["sigma_monitor"]
+    assert fresh["package"] == ["sigma_monitor"]
 
 
 def test_monitor_probe_set_and_spectrum_load_no_framework(fresh):
-    for report in fresh:
-        assert FRAMEWORKS.isdisjoint(report["frameworks"])
+    assert FRAMEWORKS.isdisjoint(fresh["frameworks"])
 
 
 def test_importing_prints_nothing_and_configures_no_logging(fresh):
-    for report in fresh:
-        assert report["printed"] == ""
-        assert report["handlers"] == 0
-        assert report["loggers"] != []  # or there was nothing to look at
-        assert set(report["levels"]) == {0}
+    assert fresh["printed"] == ""
+    assert fresh["handlers"] == 0
+    assert fresh["loggers"] != []  # or there was nothing to look at
+    assert set(fresh["levels"]) == {0}
 
 
-def test_importing_is_fast_beyond_torch(fresh):
-    # Measured: 1 ms, and 0.7 s with scipy behind the three names; the median drops one hiccup.
-    assert statistics.median(report["import_seconds"] for report in fresh) < 0.5
-    assert statistics.median(report["resolve_seconds"] for report in fresh) < 2
+def test_importing_is_fast_beyond_torch(fresh, import_afresh):
+    """Two of three within 2 s, so that one hiccup of the machine does not count."""
+    # Measured: 1 ms, and 0.7 s with scipy behind the three names.
+    fast = 0
+    for attempt in range(3):
+        report = import_afresh() if attempt else fresh
+        fast += report["import_seconds"] < 0.5 and report["resolve_seconds"] < 2
+        if fast == 2:
+            break
+    assert fast == 2
 
 
 def test_detection_needs_no_torch():

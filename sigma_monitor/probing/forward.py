@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sigma_monitor.errors import ProbeError
+from sigma_monitor.errors import InputError, ProbeError
 from sigma_monitor.probing.guard import untouched
 from sigma_monitor.probing.layers import (
     LayerSpec,
@@ -61,7 +61,7 @@ class Probe:
         seed: Of the generators during the pass, for models that draw in evaluation mode.
 
     Raises:
-        InputError: On an unknown pooling.
+        InputError: On an unknown pooling, or no layer.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class Probe:
         seed: int = 0,
     ) -> None:
         check_pooling(pooling)
+        if isinstance(layers, Sequence) and not layers:
+            raise InputError(f'layers={layers!r} names no layer: pass "last", an index, or a list.')
         self.layers = layers
         self.pooling = pooling
         self.embed_fn = embed_fn

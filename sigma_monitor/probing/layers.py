@@ -47,8 +47,6 @@ def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> di
         InputError: When a layer does not exist or cannot be found in this model.
     """
     wanted = [layers] if isinstance(layers, (str, int)) else list(layers)
-    if not wanted:
-        raise InputError('layers=[] names no layer: pass "last", an index, or a list of them.')
     return {str(layer): _find(model, layer) for layer in wanted}
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -130,7 +131,12 @@ def paired_standard_error(before: NDArray[np.float64], after: NDArray[np.float64
 
 def half_width(standard_error: float, examples: int, confidence: float) -> float:
     """Half the width of the Student t-interval with `examples − 1` degrees of freedom."""
-    return float(student_t.ppf(0.5 + confidence / 2, examples - 1)) * standard_error
+    return _quantile(examples - 1, confidence) * standard_error
+
+
+@cache
+def _quantile(freedom: int, confidence: float) -> float:
+    return float(student_t.ppf(0.5 + confidence / 2, freedom))
 
 
 class _Deletions:

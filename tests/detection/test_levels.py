@@ -35,7 +35,7 @@ def test_a_constant_series_is_healthy_for_ever(kind):
 @pytest.mark.parametrize(
     ("ratio", "warning", "collapsed", "checks"),
     # Checks after the drop, as detection.md has them, by table and not by this detector.
-    [(0.8, 7, math.inf, 100), (0.6, 4, math.inf, 40), (0.3, 2, 7, 40)],
+    [(0.8, 7, math.inf, 100), (0.6, 4, math.inf, 20), (0.3, 2, 7, 20)],
 )
 def test_the_delay_of_a_drop_is_at_most_one_check_above_the_table(
     phi, ratio, warning, collapsed, checks
