@@ -110,11 +110,17 @@ class Cadence:
             self._step_seconds = seconds / steps
         self._clock, self._clock_step = now, step
 
-    def finish(self, step: int, seconds: float) -> None:
-        """The check at `step` took `seconds`: decide when the next one is due."""
+    def finish(self, step: int, seconds: float, warm_up: float = 0.0) -> None:
+        """The check at `step` took `seconds`: decide when the next one is due.
+
+        Args:
+            step: Training step.
+            seconds: What a check like this costs each time.
+            warm_up: Seconds spent once, which no later check will need.
+        """
         if self._first_step is None:
             self._first_step = step
-        self._check_seconds += seconds
+        self._check_seconds += seconds + warm_up
         self._costs = [*self._costs, seconds][-_COSTS_KEPT:]
         self.last_step = step
         self.go_on(step)
@@ -165,7 +171,8 @@ class Cadence:
             left = self.max_steps - self._clock_step
             if left <= 0:
                 return self.spacing or self.shortest
-            payable = math.floor(min(left, max(1, self.affordable_checks(cost_share))))
+            # The margin keeps rounding from taking a check away.
+            payable = math.floor(min(left, max(1, self.affordable_checks(cost_share))) + 1e-9)
             affordable = math.ceil(left / payable)
         else:
             cost = self._cost * cost_share

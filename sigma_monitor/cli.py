@@ -7,6 +7,7 @@ expected ones).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import traceback
@@ -60,13 +61,15 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(options: argparse.Namespace) -> int:
     from sigma_monitor.demo import run_demo
 
-    result = run_demo(
-        text=options.text,
-        model=options.model,
-        out=options.out,
-        picture=options.picture,
-        steps=options.steps,
-        seed=options.seed,
-    )
+    # Libraries print what they think of the environment: standard output is for the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = run_demo(
+            text=options.text,
+            model=options.model,
+            out=options.out,
+            picture=options.picture,
+            steps=options.steps,
+            seed=options.seed,
+        )
     print(json.dumps(result.to_dict(), indent=2) if options.json else result.table())
     return _OK if result.as_expected else _INTERNAL

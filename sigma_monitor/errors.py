@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "InputError",
-    "MissingExtraError",
     "ProbeError",
     "RecordError",
     "SigmaError",
@@ -30,14 +29,3 @@ class ProbeError(SigmaError, RuntimeError):
 
 class RecordError(SigmaError, ValueError):
     """A record or a saved state cannot be read."""
-
-
-class MissingExtraError(SigmaError, ImportError):
-    """An optional dependency is needed and not installed."""
-
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        """Name the missing `package`, what it is needed for, and the extra that installs it."""
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed: "
-            f'pip install "sigma-monitor[{extra}]"'
-        )

@@ -149,7 +149,9 @@ class SigmaMonitor:
         self._opening: _Opening | None = None
         self._first_loss: float | None = None
         self._fingerprint: str | None = None
-        self._examples: int | None = None  # the probe set was cut to so many
+        self._examples: int | None = None  # the probe set is cut to so many
+        self._cut_probes: ProbeSet | None = None
+        self._warm_up_seconds = 0.0
         self._release_sinks()
 
     @property
@@ -167,17 +169,19 @@ class SigmaMonitor:
         """
         if not self.enabled or self.disabled or not self.cadence.due(step):
             return None
-        started = time.perf_counter()
         snapshot = None
+        _synchronise(model)
+        started = time.perf_counter()
+        self._warm_up_seconds = 0.0
         try:
-            if self._postponed(step):
+            self._apply_budget(step)
+            if not self.cadence.due(step):
                 return None
             snapshot = self._check(model, step)
             self._failures_in_a_row = 0
         except Exception as error:
             self._note_failure(step, error)
-        self.cadence.finish(step, time.perf_counter() - started)
-        self._agree()
+        self._finish(step, started)
         self.revision += 1
         return snapshot
 
@@ -190,9 +194,11 @@ class SigmaMonitor:
         """
         if not self.enabled:
             raise InputError("enabled=False: this monitor measures nothing; use step().")
+        _synchronise(model)
         started = time.perf_counter()
+        self._warm_up_seconds = 0.0
         snapshot = self._check(model, step)
-        self.cadence.finish(step, time.perf_counter() - started)
+        self._finish(step, started)
         return snapshot
 
     def note(self, event: str, **details: Any) -> None:
@@ -215,11 +221,23 @@ class SigmaMonitor:
             sink.close()
         self._open_sinks = None
 
-    def _check(self, model: nn.Module, step: int) -> Snapshot:
+    def _finish(self, step: int, started: float) -> None:
+        warm_up = self._warm_up_seconds
+        self.cadence.finish(step, time.perf_counter() - started - warm_up, warm_up)
+        self._agree()
+
+    def _warm_up(self, model: nn.Module, probes: ProbeSet) -> None:
+        """One example first: what a device sets up once is not the cost of a check."""
         started = time.perf_counter()
-        _synchronise(model)
+        self._measure(self.probe.read(model, probes.first(1)))
+        self._warm_up_seconds = time.perf_counter() - started
+
+    def _check(self, model: nn.Module, step: int) -> Snapshot:
         self.cadence.begin(step)
         probes = self._ready_probes()
+        if not self._watches and _accelerator_of(model) is not None:
+            self._warm_up(model, probes)
+        started = time.perf_counter()
         reading = self.probe.read(model, probes)
         measured = self._measure(reading)
         self._recognise(self._current_fingerprint(probes, reading), model, step)
@@ -247,9 +265,11 @@ class SigmaMonitor:
     def _ready_probes(self) -> ProbeSet:
         if self.probes is None:
             raise InputError("no probe set: pass probes=ProbeSet.from_texts(texts, tokenizer).")
-        if self._examples is not None and len(self.probes) > self._examples:
-            self.probes = self.probes.first(self._examples)
-        return self.probes
+        if self._examples is None or len(self.probes) <= self._examples:
+            return self.probes
+        if self._cut_probes is None:
+            self._cut_probes = self.probes.first(self._examples)
+        return self._cut_probes
 
     def _measure(self, reading: Reading) -> dict[str, Measured]:
         return {
@@ -305,14 +325,14 @@ class SigmaMonitor:
             for layer in layers
         }
 
-    def _postponed(self, step: int) -> bool:
-        """Apply the budget once training time is known; whether that moves the check at `step`.
+    def _apply_budget(self, step: int) -> None:
+        """Plan the checks anew once training time is known, which can move the one at `step`.
 
         The detectors begin anew with windows that suit the number of checks the budget pays for,
         and with the first check again, on the smaller probe set where one is used.
         """
-        if not self.cadence.untimed or not self.checks:
-            return False
+        if not self.cadence.untimed or self.cadence.last_step is None:
+            return
         self.cadence.begin(step)
         can_shrink = self._opening is not None and self._opening.smaller is not None
         shrink = can_shrink and self.checks + self.cadence.affordable_checks() < _LEAST_CHECKS
@@ -324,7 +344,6 @@ class SigmaMonitor:
         self._reopen(shrink)
         self._say_plan(step, shrink)
         self.revision += 1
-        return not self.cadence.due(step)
 
     def _reopen(self, shrink: bool) -> None:
         opening, self._opening = self._opening, None
@@ -334,13 +353,24 @@ class SigmaMonitor:
         self._watches = self._new_watches(opening.kind, measured)
         for layer, layer_measured in measured.items():
             self._watches[layer].update(opening.step, layer_measured)
-        if shrink:
-            self._fingerprint = None  # of the larger set; the next check sets it
+        if shrink:  # these are of the larger set
+            self._fingerprint = self._first_loss = None
 
     def _say_plan(self, step: int, shrink: bool) -> None:
         if not shrink and not self.cadence.stretched:
             return
-        self.note("budget", step=step, examples=self._examples, spacing=self.cadence.spacing)
+        baselines = {
+            layer: math.exp(watch.level.baseline.log_value)
+            for layer, watch in self._watches.items()
+            if watch.level.baseline is not None
+        }
+        self.note(
+            "budget",
+            step=step,
+            spacing=self.cadence.spacing,
+            examples=len(self._ready_probes()),
+            baselines=baselines,
+        )
         if is_main():
             _logger.warning(
                 "sigma_monitor: a budget of %.3g of wall time allows a check every %s steps%s; "
@@ -586,8 +616,13 @@ def _detector_options(
     return options
 
 
+def _accelerator_of(model: nn.Module) -> torch.device | None:
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None and parameter.is_cuda else None
+
+
 def _synchronise(model: nn.Module) -> None:
     """Wait for the device, so that its queue is not counted as the cost of a check."""
-    parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device.type == "cuda":
-        torch.cuda.synchronize(parameter.device)
+    device = _accelerator_of(model)
+    if device is not None:
+        torch.cuda.synchronize(device)

@@ -38,6 +38,7 @@ class LayerWatch:
     ) -> None:
         self.layer = layer
         self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
+        self.options = dict(options)
         self.level = Detector(baseline=baseline, expected_checks=expected_checks, **options)
         self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
         self._told = Status.HEALTHY  # the worst status of this episode that an alert was raised for
@@ -107,7 +108,9 @@ class LayerWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self.level.load_state_dict(state["level"])
+        # What the user asks for now wins over the saved rule; its windows are those of the run.
+        level = state["level"]
+        self.level.load_state_dict({**level, "thresholds": {**level["thresholds"], **self.options}})
         self.floor.load_state_dict(state["floor"])
         self._told = Status[state["told"]]
         reference = state["reference"]

@@ -61,6 +61,7 @@ def test_internal_error_exits_with_70(tmp_path, capsys, monkeypatch):
 def test_demo_reaches_the_expected_verdicts(tmp_path):
     done = command("demo", "--json", "--out", "demo", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("{"), done.stdout[:500]
     result = json.loads(done.stdout)
     healthy, runaway, alignment = result["arms"]
     assert healthy["verdict"] == "HEALTHY"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -47,6 +48,9 @@ def _harmless(hook: Hook) -> Hook:
             return hook(self, *args, **kwargs)
         except Exception as error:
             self.active = False
+            with contextlib.suppress(Exception):
+                self.monitor.note("switched_off", error=f"{type(error).__name__}: {error}")
+                self.monitor.close()
             _logger.warning(
                 "sigma_monitor: switched off, training goes on (%s in %s: %s)",
                 type(error).__name__,
@@ -116,11 +120,15 @@ class SigmaCallback(TrainerCallback):
         """Attach to the Trainer that has just been made."""
         self._attach_to_trainer_of(state)
 
-    @_harmless
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Begin a run, or go on with the one in the checkpoint."""
+        self.active = self.monitor.enabled
+        self._begin(args, state)
+
+    @_harmless
+    def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
         trainer = self._attached()
         if trainer is None or trainer.state is not state:
             self._attach_to_trainer_of(state)
@@ -222,7 +230,8 @@ class SigmaCallback(TrainerCallback):
                 "undelivered", step=state.global_step, error=f"{type(error).__name__}: {error}"
             )
         finally:
-            vars(control).update(flags)
+            for name, flag in flags.items():  # what another callback asks for meanwhile stays
+                setattr(control, name, flag or getattr(control, name))
 
     def _tell_missing(self, args: TrainingArguments) -> None:
         if not self._told_missing:

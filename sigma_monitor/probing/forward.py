@@ -158,11 +158,25 @@ class _LossSum:
     def add(
         self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
     ) -> None:
+        """Add a micro-batch; a head that cannot be applied by itself ends the measurement."""
+        try:
+            placed = {name: tensor.to(hidden.device) for name, tensor in inputs.items()}
+            self._add(model, hidden, logits, placed)
+        except (RuntimeError, TypeError) as error:  # packed, sharded or offloaded weights
+            if isinstance(error, RuntimeError) and _out_of_memory(error):
+                raise
+            self.possible = False
+
+    def _add(
+        self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
+    ) -> None:
         head = _head(model)
         ids = inputs.get("labels", inputs.get("input_ids"))
         if not self.possible or head is None or ids is None or ids.shape != hidden.shape[:2]:
             self.possible = False
             return
+        if isinstance(logits, Tensor):
+            logits = logits.to(hidden.device)
         if self.total is None and not _head_gives(head, hidden, logits):
             self.possible = False
             return
@@ -175,7 +189,8 @@ class _LossSum:
         targets = labels[:, 1:].reshape(-1)
         states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         block = max(1, _LOGIT_BYTES // (4 * _vocabulary(head)))
-        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # no fp64 there
+        total = torch.zeros((), dtype=wide, device=hidden.device)
         for start in range(0, len(targets), block):
             part = slice(start, start + block)
             total += F.cross_entropy(
@@ -191,7 +206,8 @@ class _LossSum:
     def mean(self) -> float | None:
         if not self.possible or self.total is None or self.tokens is None:
             return None
-        return float(self.total / self.tokens.clamp_min(1))
+        tokens = int(self.tokens)
+        return float(self.total) / tokens if tokens else None
 
 
 def _head(model: nn.Module) -> nn.Linear | None:
@@ -241,8 +257,10 @@ def _joined(parts: list[Rows]) -> Rows:
 
 def _accepted(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     """The inputs the model's forward names, without labels and cache, one logit at most."""
-    parameters = inspect.signature(model.forward).parameters
+    parameters = dict(inspect.signature(model.forward).parameters)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if takes_any:  # an adapter hands on what the model inside it names
+        parameters |= inspect.signature(without_adapter(model).forward).parameters
     kwargs: dict[str, Any] = {
         name: tensor
         for name, tensor in inputs.items()

@@ -35,7 +35,10 @@ def frozen_generators(seed: int) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(range(1), device_type="mps"))
         else:
             stack.enter_context(torch.random.fork_rng(()))
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: on an uninitialised CUDA that would queue a seed for later.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(seed)
         random.seed(seed)
         if numpy_random is not None:
             numpy_random.seed(seed % 2**32)

@@ -201,9 +201,7 @@ class ProbeSet:
     def first(self, n: int) -> ProbeSet:
         """The first `n` examples: a random subset, since the order is random."""
         return ProbeSet(
-            {name: tensor[:n].clone() for name, tensor in self.tensors.items()},
-            self.held_out,
-            self.source,
+            {name: tensor[:n] for name, tensor in self.tensors.items()}, self.held_out, self.source
         )
 
     def batches(self, size: int) -> Iterator[dict[str, Tensor]]:

@@ -2,7 +2,8 @@
 
 A line is written with one call and flushed, so a kill at any byte leaves whole lines and at most
 one torn last line, which the reader recognises. A record that is continued begins a fresh line
-first, and checks repeated after a resume supersede the earlier ones on reading.
+first, and on reading its checks supersede earlier ones at the same and later steps: those of a run
+that was killed and resumed, or of another run that wrote to the same file before.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             snapshot = Snapshot.from_dict(body)
             if snapshots and snapshots[-1].step >= snapshot.step:  # a resumed run repeats itself
                 snapshots = [kept for kept in snapshots if kept.step < snapshot.step]
-                alerts = [kept for kept in alerts if kept["step"] < snapshot.step]
+                alerts = [kept for kept in alerts if kept.get("step", -1) < snapshot.step]
             snapshots.append(snapshot)
         elif kind == "alert":
             alerts.append(body)

@@ -154,7 +154,8 @@ def spectral_summary(
             1e-3 for bf16, 1e-4 for fp16, 1e-12 for fp32); an unknown method; a confidence outside
             (0, 1); groups of wrong shape or order.
 
-    Cost: `2 n m d + 9 d³ + 2 n m r` flops in fp64, d = min(n, m), r the rank; memory as `Gram`.
+    Cost: `2 n m d + 9 d³ + 2 n m r` flops in fp64, d = min(n, m), r the rank; memory as `Gram`, and
+    a few (n, r) matrices in fp64 for the jackknife.
 
     Example:
         >>> import torch

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -84,7 +84,8 @@ def leave_one_out(
     Returns:
         None when fewer than three examples leave no standard error to speak of.
 
-    Cost: `2 n m r` flops for the rows in the eigenbasis and `O(n r T)` for the deletions.
+    Cost: `2 n m r` flops for the rows in the eigenbasis and `O(n r T)` for the deletions, T rows an
+    example; memory for a few copies of the rows in fp64.
     """
     counts = _group_sizes(gram.n, groups, gram.embeddings.device)
     if len(counts) < 3:
@@ -96,7 +97,7 @@ def leave_one_out(
         delta = left * ridge
     else:
         trace = decomposition.values.sum()
-        remaining = (trace - deleted.energy()).clamp_min(_EPS * trace)
+        remaining = (trace - deleted.column_energy.sum(1)).clamp_min(_EPS * trace)
         delta = relative_ridge * remaining / gram.m
     values = decomposition.values
     log_det = (
@@ -169,13 +170,16 @@ class _Deletions:
             rows = rows.scatter(1, place, moved[:, None])
         return rows
 
-    def energy(self) -> Tensor:
-        """(groups,) trace that each deletion takes away."""
-        return torch.cat([self.padded(which).square().sum((1, 2)) for which in self.blocks()])
-
+    @cached_property
     def column_energy(self) -> Tensor:
         """(groups, r) what each deletion takes from every eigendirection."""
-        return torch.cat([self.padded(which).square().sum(1) for which in self.blocks()])
+        group = torch.repeat_interleave(self.counts)
+        zeros = self.rows.new_zeros(len(self.counts), self.rows.shape[1])
+        energy = zeros.index_add(0, group, self.rows.square())
+        if self.center:
+            moved = zeros.index_add(0, group, self.rows).square()
+            energy = energy + moved / (len(self.rows) - self.counts.double())[:, None]
+        return energy
 
     def log_det_change(self, values: Tensor, delta: Tensor) -> Tensor:
         """(groups,) `log det(I − W (Λ + δ_g)^−1 Wᵀ)`, on the smaller side of W."""
@@ -235,5 +239,5 @@ def _first_order_entropy(deleted: _Deletions, values: Tensor) -> Tensor:
     s = values.sqrt() / values.sqrt().sum()
     entropy = -(s * s.log()).sum()
     slope = s * (s.log() + entropy) / 2  # dH when direction k loses all its energy, per unit
-    change: Tensor = (deleted.column_energy() / values) @ slope
+    change: Tensor = (deleted.column_energy / values) @ slope
     return entropy + change
