@@ -778,3 +778,13 @@ def test_functionals_are_those_asked_for_and_the_watched_one():
         "uncentred/mean_cosine",
         "pooled/uncentred/effective_rank",
     }
+
+
+def test_a_resumed_run_takes_the_ratios_that_are_asked_for_now():
+    model = Dial()
+    saved = run(model.monitor(stop_on_collapse=0.3), model, range(10)).state_dict()
+    resumed = model.monitor(stop_on_collapse=0.6)
+    resumed.load_state_dict(saved)
+    run(resumed, model, range(10, 40), rank={10: round(0.45 * WIDTH)})
+    assert resumed.status is Status.COLLAPSED
+    assert resumed.should_stop
