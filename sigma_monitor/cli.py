@@ -59,10 +59,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from sigma_monitor.demo import run_demo
-
     # Libraries print what they think of the environment: standard output is for the result.
     with contextlib.redirect_stdout(sys.stderr):
+        from sigma_monitor.demo import run_demo
+
         result = run_demo(
             text=options.text,
             model=options.model,
