@@ -170,9 +170,7 @@ class SigmaMonitor:
         if not self.enabled or self.disabled or not self.cadence.due(step):
             return None
         snapshot = None
-        _synchronise(model)
-        started = time.perf_counter()
-        self._warm_up_seconds = 0.0
+        started = self._start_clock(model)
         try:
             self._apply_budget(step)
             if not self.cadence.due(step):
@@ -194,9 +192,7 @@ class SigmaMonitor:
         """
         if not self.enabled:
             raise InputError("enabled=False: this monitor measures nothing; use step().")
-        _synchronise(model)
-        started = time.perf_counter()
-        self._warm_up_seconds = 0.0
+        started = self._start_clock(model)
         snapshot = self._check(model, step)
         self._finish(step, started)
         return snapshot
@@ -220,6 +216,12 @@ class SigmaMonitor:
         for sink in self._open_sinks or ():
             sink.close()
         self._open_sinks = None
+
+    def _start_clock(self, model: nn.Module) -> float:
+        """Time at which a check begins, once the device has done what training gave it."""
+        self._warm_up_seconds = 0.0
+        _synchronise(model)
+        return time.perf_counter()
 
     def _finish(self, step: int, started: float) -> None:
         warm_up = self._warm_up_seconds
