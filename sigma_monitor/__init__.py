@@ -26,9 +26,13 @@ __all__ = [
     "SigmaCallback",
     "SigmaMonitor",
     "Snapshot",
+    "SpectralDrift",
     "SpectralSummary",
     "Status",
+    "sigma_tracks",
+    "spectral_drift",
     "spectral_summary",
+    "subset_bounds",
 ]
 
 if TYPE_CHECKING:
@@ -38,7 +42,14 @@ if TYPE_CHECKING:
     from sigma_monitor.monitor import SigmaMonitor
     from sigma_monitor.probing import ProbeSet
     from sigma_monitor.snapshot import Snapshot
-    from sigma_monitor.spectrum import SpectralSummary, spectral_summary
+    from sigma_monitor.spectrum import (
+        SpectralDrift,
+        SpectralSummary,
+        sigma_tracks,
+        spectral_drift,
+        spectral_summary,
+        subset_bounds,
+    )
 
 # Resolved on first use, so that importing the package imports no framework.
 _HOMES = {
@@ -48,9 +59,13 @@ _HOMES = {
     "SigmaCallback": "sigma_monitor.integrations.transformers",
     "SigmaMonitor": "sigma_monitor.monitor",
     "Snapshot": "sigma_monitor.snapshot",
+    "SpectralDrift": "sigma_monitor.spectrum",
     "SpectralSummary": "sigma_monitor.spectrum",
     "Status": "sigma_monitor.alert",
+    "sigma_tracks": "sigma_monitor.spectrum",
+    "spectral_drift": "sigma_monitor.spectrum",
     "spectral_summary": "sigma_monitor.spectrum",
+    "subset_bounds": "sigma_monitor.spectrum",
 }
 
 

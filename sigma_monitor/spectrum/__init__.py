@@ -1,11 +1,40 @@
 """Tensors in, estimates out: the spectrum of an embedding matrix and its functionals.
 
-`summary.spectral_summary` is the way in; `gram` builds one product for both conventions, `exact`
-decomposes it, `functionals` turns a spectrum into numbers, `uncertainty` adds the jackknife.
-Nothing in this package knows of models, training or logging.
+`summary.spectral_summary` is the way in: `conventions` says under what, `cost` picks the way.
+`gram` has the rows and `stream` those that come in chunks; by the exact way, `exact` decomposes
+their product, `functionals` turns a spectrum into numbers and `uncertainty` adds the jackknife; by
+the randomised way, `operator` multiplies rows with vectors, `lanczos` runs recursions on it,
+`randomized` decides on vectors and steps and `trace` makes brackets and intervals of them. Both end
+in a `result`, two of which make a `drift`. `tracks`, `subset` and `corrections` are what the paper
+and we say beside the spectrum. Nothing here knows of models, training or logging.
 """
 
+from sigma_monitor.spectrum.drift import SpectralDrift, spectral_drift
 from sigma_monitor.spectrum.gram import Gram
-from sigma_monitor.spectrum.summary import SpectralSummary, spectral_summary, summarize
+from sigma_monitor.spectrum.stream import GramStream
+from sigma_monitor.spectrum.subset import SubsetBounds, subset_bounds
+from sigma_monitor.spectrum.summary import (
+    Method,
+    SpectralSummary,
+    spectral_summaries,
+    spectral_summary,
+    summarize,
+)
+from sigma_monitor.spectrum.tracks import PAPER_SETTINGS, SigmaTracks, sigma_tracks
 
-__all__ = ["Gram", "SpectralSummary", "spectral_summary", "summarize"]
+__all__ = [
+    "PAPER_SETTINGS",
+    "Gram",
+    "GramStream",
+    "Method",
+    "SigmaTracks",
+    "SpectralDrift",
+    "SpectralSummary",
+    "SubsetBounds",
+    "sigma_tracks",
+    "spectral_drift",
+    "spectral_summaries",
+    "spectral_summary",
+    "subset_bounds",
+    "summarize",
+]

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigma_monitor.errors import ZeroTraceError
-from sigma_monitor.spectrum.gram import Gram
+from sigma_monitor.spectrum.conventions import check_trace
+from sigma_monitor.spectrum.gram import Product
 
-__all__ = ["Decomposition", "decompose"]
+__all__ = ["Decomposition", "decompose", "spectrum"]
 
 _EPS = torch.finfo(torch.float64).eps
-
-# Centring identical rows leaves rounding noise of about n·eps² of the energy: that much is zero.
-_RELATIVE_ZERO_TRACE = 1e-26
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +24,8 @@ class Decomposition:
     empty: int  # eigenvalues of the m x m matrix that are zero or below the rounding floor
 
 
-def decompose(gram: Gram, *, center: bool) -> Decomposition:
-    """Decompose `gram.product(center=center)`.
+def decompose(rows: Product, *, center: bool) -> Decomposition:
+    """Decompose `rows.product(center=center)`.
 
     Eigenvalues below `max(n, m) · eps · λ₁` (eps of fp64) are rounding noise of the accumulation or
     of the decomposition, and taken as zero.
@@ -38,17 +35,30 @@ def decompose(gram: Gram, *, center: bool) -> Decomposition:
 
     Cost: about `9 d³` flops in fp64 (values and vectors); no singular value decomposition.
     """
-    product = gram.product(center=center)
-    energy = float(gram.product(center=False).diagonal().sum()) if center else 0.0
-    trace = float(product.diagonal().sum())
-    if trace <= _RELATIVE_ZERO_TRACE * energy:
-        raise ZeroTraceError(
-            f"the trace of the {gram.n} x {gram.m} embeddings is {trace:g}"
-            + (": all rows are equal, so nothing is left after centring" if center else "")
-            + ". No spectrum can be normalised by it. Pass rows that differ"
-            + (", or center=False." if center else ".")
-        )
-    values, vectors = torch.linalg.eigh(product)
+    values, vectors = torch.linalg.eigh(_product(rows, center=center))
     values, vectors = values.flip(0), vectors.flip(1)
-    rank = int((values > max(gram.n, gram.m) * _EPS * values[0]).sum())
-    return Decomposition(values[:rank], vectors[:, :rank], empty=gram.m - rank)
+    rank = _rank(values, rows)
+    return Decomposition(values[:rank], vectors[:, :rank], empty=rows.m - rank)
+
+
+def spectrum(rows: Product, *, center: bool) -> Tensor:
+    """(r,) fp64 eigenvalues of `rows.product(center=center)`, as `decompose` has them.
+
+    Raises:
+        ZeroTraceError: As `decompose`.
+
+    Cost: about `4/3 d³` flops in fp64.
+    """
+    values: Tensor = torch.linalg.eigvalsh(_product(rows, center=center)).flip(0)
+    return values[: _rank(values, rows)]
+
+
+def _product(rows: Product, *, center: bool) -> Tensor:
+    product = rows.product(center=center)
+    energy = float(rows.product(center=False).diagonal().sum()) if center else 0.0
+    check_trace(float(product.diagonal().sum()), energy, rows, center=center)
+    return product
+
+
+def _rank(values: Tensor, rows: Product) -> int:
+    return int((values > max(rows.n, rows.m) * _EPS * values[0]).sum())

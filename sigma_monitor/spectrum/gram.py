@@ -4,43 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["Gram"]
+__all__ = ["Gram", "Product", "blocks", "mean_cosine", "row_norms", "validated"]
 
-# Rows are widened to fp64 this many elements at a time (32 MiB), never all at once.
-CHUNK_ELEMENTS = 2**22
+# Rows are widened to fp64 this many elements at a time (8 MiB), never all at once. Larger chunks
+# leave the cache of a CPU: four times as many took 1.2 to 1.8 times as long.
+CHUNK_ELEMENTS = 2**20
+
+_ALL_ROWS = slice(None)
 
 STORAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class Product(Protocol):
+    """What is known of rows once they are a product, whether or not the rows are kept."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+
+    @property
+    def m(self) -> int:
+        """Number of features."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the product lies."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Storage type of the rows, the least precise one where they differed."""
+
+    @property
+    def normalize(self) -> bool:
+        """Whether every row was scaled to unit length, before centring."""
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the product is the m x m Gram matrix (else the n x n kernel matrix)."""
+
+    def product(self, *, center: bool) -> Tensor:
+        """The (d, d) fp64 product of the centred or of the raw (scaled) rows."""
+
+    def mean_cosine(self) -> float:
+        """Mean cosine between two different rows, always of the raw, uncentred rows."""
+
+
 @dataclass(frozen=True, eq=False)
 class Gram:
-    """The product of an embedding matrix with itself, on its smaller side, in fp64.
+    """The rows of an embedding matrix, and their product on the smaller side in fp64 when needed.
 
     With `E` of shape (n, m) the product is the Gram matrix `EᵀE` (m x m) when n >= m and the kernel
     matrix `EEᵀ` (n x n) otherwise: both have the same non-zero eigenvalues. It is accumulated from
     centred rows, so that no digits cancel when the mean carries nearly all the energy; the
     uncentred product is the centred one plus terms of rank two at most.
 
-    Build it with `Gram.from_embeddings`. Memory beside the embeddings: the d x d product,
-    d = min(n, m), and 32 MiB.
+    Build it with `Gram.from_embeddings`. Memory beside the embeddings: 16 MiB, and once a product
+    is asked for d x d values, d = min(n, m).
     """
 
     embeddings: Tensor  # (n, m), as given, any storage dtype
     scale: Tensor | None  # (n, 1) fp64: 1 / norm of each row when rows are normalised
     mean: Tensor  # (m,) fp64: mean of the (scaled) rows
-    centred: Tensor  # (d, d) fp64: product of the centred rows
+    norms: Tensor  # (n, 1) fp64: of the rows as given
     direction_sum: Tensor  # (m,) fp64: sum of the rows scaled to unit length
     nonzero_rows: int  # rows that have a direction
 
     @classmethod
     def from_embeddings(cls, embeddings: Tensor, *, normalize: bool = False) -> Gram:
-        """Accumulate the product of `embeddings`.
+        """Look at the rows once, for their norms and their mean.
 
         Args:
             embeddings: (n, m) floating tensor, finite, one row per example or token.
@@ -50,32 +89,48 @@ class Gram:
             InputError: On a wrong rank, an empty or non-floating tensor, a non-finite value, or
                 one whose square overflows fp64.
 
-        Cost: two passes over the rows and `2 n m d` flops in fp64.
+        Cost: one pass over the rows; the product costs another and `2 n m d` flops in fp64.
         """
-        embeddings = _validated(embeddings)
-        norms = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True, dtype=torch.float64)
-        if not bool(torch.isfinite(norms.square().sum())):
+        embeddings = validated(embeddings, "embeddings")
+        if embeddings.numel() == 0:
             raise InputError(
-                f"embeddings reach {float(embeddings.abs().max()):.3g}, whose squares overflow "
-                "fp64. Divide them by that value: ranks and entropies do not change."
+                f"embeddings has shape {tuple(embeddings.shape)}, which holds no value: pass at "
+                "least one row and one feature."
             )
-        inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
-        direction_sum = embeddings.new_zeros(embeddings.shape[1], dtype=torch.float64)
-        row_sum = torch.zeros_like(direction_sum)
-        for rows in _blocks(embeddings.shape[0], embeddings.shape[1]):
+        n, m = embeddings.shape
+        norms = embeddings.new_empty(n, 1, dtype=torch.float64)
+        sums = embeddings.new_zeros(2, m, dtype=torch.float64)  # of the rows, of their directions
+        for rows in blocks(n, m):
             chunk = embeddings[rows].double()
-            direction_sum += (chunk * inverse[rows]).sum(0)
-            row_sum += chunk.sum(0)
-        scale = inverse if normalize else None
-        mean = (direction_sum if normalize else row_sum) / embeddings.shape[0]
+            norms[rows] = torch.linalg.vector_norm(chunk, dim=1, keepdim=True)
+            weights = torch.cat([torch.ones_like(norms[rows]), _inverse(norms[rows])], dim=1)
+            sums.addmm_(weights.T, chunk)
+        check_norms(norms, embeddings, "embeddings")
         return cls(
             embeddings=embeddings,
-            scale=scale,
-            mean=mean,
-            centred=_centred_product(embeddings, scale, mean),
-            direction_sum=direction_sum,
+            scale=_inverse(norms) if normalize else None,
+            mean=sums[int(normalize)] / n,
+            norms=norms,
+            direction_sum=sums[1],
             nonzero_rows=int((norms > 0).sum()),
         )
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """(d, d) fp64 product of the centred rows, accumulated when first asked for."""
+        return _centred_product(self.embeddings, self.scale, self.mean)
+
+    def row_energy(self, *, center: bool) -> Tensor:
+        """(n,) fp64 squared norms of the (scaled, centred) rows; their sum is the trace of G."""
+        if not center:
+            norms = self.norms if self.scale is None else (self.norms > 0).double()
+            return norms[:, 0].square()
+        return torch.cat([rows.square().sum(1) for rows in self._centred_rows()])
+
+    def _centred_rows(self) -> Iterator[Tensor]:
+        for block in blocks(self.n, self.m):
+            chunk = self.embeddings[block].double()
+            yield (chunk if self.scale is None else chunk * self.scale[block]) - self.mean
 
     @property
     def n(self) -> int:
@@ -86,6 +141,21 @@ class Gram:
     def m(self) -> int:
         """Number of features."""
         return self.embeddings.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows and the product lie."""
+        return self.embeddings.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Storage type of the rows."""
+        return self.embeddings.dtype
+
+    @property
+    def normalize(self) -> bool:
+        """Whether every row is scaled to unit length, before centring."""
+        return self.scale is not None
 
     @property
     def on_features(self) -> bool:
@@ -101,17 +171,20 @@ class Gram:
         along_mean = self._rows_times(self.mean[:, None], center=True)  # (n, 1)
         return self.centred + along_mean + along_mean.T + self.mean.square().sum()
 
-    def coordinates(self, values: Tensor, vectors: Tensor, *, center: bool) -> Tensor:
+    def coordinates(
+        self, values: Tensor, vectors: Tensor, *, center: bool, rows: slice = _ALL_ROWS
+    ) -> Tensor:
         """Rows in the eigenbasis: (n, r) `Z` with `ZᵀZ = diag(values)`.
 
         Args:
             values: (r,) positive eigenvalues of `product(center=center)`.
             vectors: (d, r) their eigenvectors.
             center: The convention the eigenpairs belong to.
+            rows: Which consecutive rows of Z to compute.
         """
         if self.on_features:
-            return self._rows_times(vectors, center=center)
-        return vectors * values.sqrt()
+            return self._rows_times(vectors, center=center, rows=rows)
+        return vectors[rows] * values.sqrt()
 
     def mean_cosine(self) -> float:
         """Mean cosine between two different rows, always of the raw, uncentred rows.
@@ -119,58 +192,82 @@ class Gram:
         `(‖Σ u_i‖² − n) / (n (n − 1))` over the n rows that have a direction, `u_i` of unit length
         (Ethayarajh 2019, "anisotropy"). 1.0 when fewer than two rows have a direction.
         """
-        n = self.nonzero_rows
-        if n < 2:
-            return 1.0
-        return (float(self.direction_sum.square().sum()) - n) / (n * (n - 1))
+        return mean_cosine(self.direction_sum, self.nonzero_rows)
 
-    def _rows_times(self, right: Tensor, *, center: bool) -> Tensor:
+    def _rows_times(self, right: Tensor, *, center: bool, rows: slice = _ALL_ROWS) -> Tensor:
         """(n, r) fp64 product of the rows with `right` (m, r), a chunk of rows at a time."""
-        product = right.new_empty(self.n, right.shape[1])
-        for rows in _blocks(self.n, self.m):
-            chunk = self.embeddings[rows].double()
-            if self.scale is not None:
-                chunk = chunk * self.scale[rows]
+        embeddings = self.embeddings[rows]
+        scale = None if self.scale is None else self.scale[rows]
+        product = right.new_empty(len(embeddings), right.shape[1])
+        for block in blocks(len(embeddings), self.m):
+            chunk = embeddings[block].double()
+            if scale is not None:
+                chunk = chunk * scale[block]
             if center:
                 chunk = chunk - self.mean
-            torch.mm(chunk, right, out=product[rows])
+            torch.mm(chunk, right, out=product[block])
         return product
 
 
-def _validated(embeddings: Tensor) -> Tensor:
-    if not isinstance(embeddings, Tensor):
+def validated(rows: Tensor, name: str) -> Tensor:
+    """`rows` without its graph, on a device that has fp64; its values are not looked at."""
+    if not isinstance(rows, Tensor):
         raise InputError(
-            f"embeddings is a {type(embeddings).__name__}, not a torch.Tensor: "
-            "pass torch.as_tensor(embeddings)."
+            f"{name} is a {type(rows).__name__}, not a torch.Tensor: pass torch.as_tensor({name})."
         )
-    if embeddings.ndim != 2:
+    if rows.ndim != 2:
         raise InputError(
-            f"embeddings has shape {tuple(embeddings.shape)}: expected two dimensions, (rows, "
-            "features). Flatten tokens into rows with embeddings.flatten(0, -2)."
+            f"{name} has shape {tuple(rows.shape)}: expected two dimensions, (rows, features). "
+            f"Flatten tokens into rows with {name}.flatten(0, -2)."
         )
-    if embeddings.numel() == 0:
+    if rows.dtype not in STORAGE_DTYPES:
         raise InputError(
-            f"embeddings has shape {tuple(embeddings.shape)}, which holds no value: pass at least "
-            "one row and one feature."
+            f"{name} has dtype {rows.dtype}: expected one of "
+            f"{', '.join(str(dtype) for dtype in STORAGE_DTYPES)}. Convert with {name}.float()."
         )
-    if embeddings.dtype not in STORAGE_DTYPES:
-        raise InputError(
-            f"embeddings has dtype {embeddings.dtype}: expected one of "
-            f"{', '.join(str(dtype) for dtype in STORAGE_DTYPES)}. Convert with embeddings.float()."
-        )
-    embeddings = embeddings.detach()
-    if embeddings.device.type == "mps":  # no fp64 there
-        embeddings = embeddings.cpu()
-    bad_rows = int((~torch.isfinite(embeddings)).any(dim=1).sum())
+    rows = rows.detach()
+    return rows.cpu() if rows.device.type == "mps" else rows  # no fp64 there
+
+
+def row_norms(rows: Tensor, name: str) -> Tensor:
+    """(n, 1) fp64 norms of finite rows whose squares have a sum in fp64."""
+    norms = rows.new_empty(rows.shape[0], 1, dtype=torch.float64)
+    for block in blocks(*rows.shape):
+        norms[block] = torch.linalg.vector_norm(rows[block], dim=1, keepdim=True, dtype=norms.dtype)
+    check_norms(norms, rows, name)
+    return norms
+
+
+def check_norms(norms: Tensor, rows: Tensor, name: str) -> None:
+    """Raise an InputError unless all rows are finite and their squares have a sum in fp64."""
+    if bool(torch.isfinite(norms.square().sum())):
+        return
+    finite = torch.cat([torch.isfinite(rows[block]).all(dim=1) for block in blocks(*rows.shape)])
+    bad_rows = int((~finite).sum())
     if bad_rows:
         raise InputError(
-            f"embeddings has {bad_rows} of {embeddings.shape[0]} rows with NaN or infinity: the "
-            "model diverged or a layer overflowed. Drop those rows, or look at the model."
+            f"{name} has {bad_rows} of {rows.shape[0]} rows with NaN or infinity: the model "
+            "diverged or a layer overflowed. Drop those rows, or look at the model."
         )
-    return embeddings
+    raise InputError(
+        f"values of {name} reach {float(rows.abs().max()):.3g}, and their squares overflow fp64. "
+        "Divide all rows by that value: ranks and entropies do not change."
+    )
 
 
-def _blocks(length: int, width: int) -> Iterator[slice]:
+def _inverse(norms: Tensor) -> Tensor:
+    return torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
+
+
+def mean_cosine(direction_sum: Tensor, nonzero_rows: int) -> float:
+    """`Gram.mean_cosine` of rows whose unit vectors, `nonzero_rows` in number, have this sum."""
+    if nonzero_rows < 2:
+        return 1.0
+    squares = float(direction_sum.square().sum())
+    return (squares - nonzero_rows) / (nonzero_rows * (nonzero_rows - 1))
+
+
+def blocks(length: int, width: int) -> Iterator[slice]:
     """Slices that cover `length` in blocks of at most `CHUNK_ELEMENTS` values of `width` each."""
     step = max(1, CHUNK_ELEMENTS // width)
     for start in range(0, length, step):
@@ -182,7 +279,7 @@ def _centred_product(embeddings: Tensor, scale: Tensor | None, mean: Tensor) -> 
     d = min(n, m)
     product = embeddings.new_zeros(d, d, dtype=torch.float64)
     on_features = n >= m
-    for block in _blocks(n, m) if on_features else _blocks(m, n):
+    for block in blocks(n, m) if on_features else blocks(m, n):
         rows, columns = (block, slice(None)) if on_features else (slice(None), block)
         chunk = embeddings[rows, columns].double()
         if scale is not None:

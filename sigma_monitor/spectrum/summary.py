@@ -2,121 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sigma_monitor.errors import InputError
-from sigma_monitor.estimate import Estimate
-from sigma_monitor.spectrum import functionals
-from sigma_monitor.spectrum.exact import decompose
-from sigma_monitor.spectrum.gram import Gram
-from sigma_monitor.spectrum.uncertainty import (
-    LeaveOneOut,
-    half_width,
-    jackknife_standard_error,
-    leave_one_out,
+from sigma_monitor.spectrum.conventions import DEFAULT_RELATIVE_RIDGE, Conventions
+from sigma_monitor.spectrum.cost import Choice, choose
+from sigma_monitor.spectrum.exact_summary import exact_summary
+from sigma_monitor.spectrum.gram import Gram, Product
+from sigma_monitor.spectrum.lanczos_summary import (
+    LanczosSettings,
+    lanczos_summaries,
+    lanczos_summary,
 )
+from sigma_monitor.spectrum.precision import full_precision
+from sigma_monitor.spectrum.result import FUNCTIONALS, SpectralSummary
 
 __all__ = [
     "DEFAULT_RELATIVE_RIDGE",
     "FUNCTIONALS",
+    "METHODS",
+    "Method",
     "SpectralSummary",
+    "spectral_summaries",
     "spectral_summary",
     "summarize",
 ]
 
-DEFAULT_RELATIVE_RIDGE = 1e-3
-
-# Mean spurious eigenvalue that rounding the embeddings to a storage type leaves in C, in units of
-# tr(C)/m. Measured for the 16-bit types; (2^−24)² / 3 for fp32.
-STORAGE_NOISE = {
-    torch.bfloat16: 2.7e-6,
-    torch.float16: 4e-8,
-    torch.float32: 1.2e-15,
-    torch.float64: 0.0,
-}
-# The ridge must stand well above that noise, or log det measures the rounding.
-RIDGE_FLOOR = {
-    torch.bfloat16: 1e-3,
-    torch.float16: 1e-4,
-    torch.float32: 1e-12,
-    torch.float64: 0.0,
-}
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-FUNCTIONALS = (
-    "log_det",
-    "log_det_per_dim",
-    "coding_rate",
-    "effective_rank",
-    "spectral_entropy",
-    "participation_ratio",
-    "stable_rank",
-    "condition_number",
-    "lambda_max",
-    "lambda_min",
-    "trace",
-    "mean_cosine",
-    "decay_exponent",
-)
-
-
-@dataclass(frozen=True, eq=False)
-class SpectralSummary:
-    """Every functional of one spectrum, each an `Estimate`, with the conventions that made it.
-
-    Eigenvalues and trace are those of `C = G/n`; logarithms are natural (nats). `log_det`,
-    `log_det_per_dim`, `coding_rate` and `effective_rank` carry the jackknife interval over the
-    probe examples (kind `"sampling"`): it covers the spread of the plug-in value between probe
-    sets of the same size, not the bias of the plug-in, which depends on n. It is unbounded with
-    fewer than three examples. The other functionals are exact for the given rows.
-    """
-
-    log_det: Estimate  # Σ log(λ_i + ε) over m eigenvalues, nats
-    log_det_per_dim: Estimate  # log_det / m, nats
-    coding_rate: Estimate  # ½ Σ log(1 + λ_i/ε), nats
-    effective_rank: Estimate  # exp H(singular values), 1 … d
-    spectral_entropy: Estimate  # H(eigenvalues), nats
-    participation_ratio: Estimate  # (Σλ)² / Σλ², 1 … d
-    stable_rank: Estimate  # Σλ / λ₁, 1 … d
-    condition_number: Estimate  # λ₁ / smallest eigenvalue above the numerical floor
-    lambda_max: Estimate  # largest eigenvalue of C
-    lambda_min: Estimate  # smallest of the m eigenvalues of C
-    trace: Estimate  # Σ λ_i of C
-    mean_cosine: Estimate  # mean cosine of two raw rows, −1 … 1
-    decay_exponent: Estimate  # α of λ_i ∝ i^(−α)
-    eigenvalues: NDArray[np.float64] = field(repr=False)  # (r,) of C, descending, above rounding
-    leave_one_out: LeaveOneOut | None = field(repr=False)  # values without each example
-    method: Literal["exact"]
-    n: int  # rows
-    m: int  # features
-    examples: int  # units of the jackknife
-    ridge: float  # ε on C
-    center: bool
-    normalize: bool
-    confidence: float  # of the intervals
-    matvecs: int  # products with C, 0 for the exact way
-    seconds: float  # wall time
-    device: str
-
-    def renyi_rank(self, q: float) -> Estimate:
-        """`(Σ p^q)^(1/(1−q))` of the eigenvalue shares p, from 1 to d (Vendi order q).
-
-        Raises:
-            InputError: When q is negative or NaN.
-        """
-        if not q >= 0:
-            raise InputError(f"q={q!r}: the Renyi rank needs an order q >= 0, such as q=2.")
-        return Estimate.exact(functionals.renyi_rank(self.eigenvalues, q))
+Method = Literal["auto", "exact", "lanczos"]
+METHODS = ("auto", "exact", "lanczos")
 
 
 def spectral_summary(
@@ -126,9 +45,14 @@ def spectral_summary(
     normalize: bool = False,
     ridge: float | None = None,
     relative_ridge: float | None = None,
-    method: Literal["auto", "exact"] = "auto",
+    method: Method = "auto",
     confidence: float = 0.95,
+    test_vectors: int = 32,
+    lanczos_steps: int | None = None,
+    generator: torch.Generator | None = None,
     groups: Tensor | None = None,
+    sampling: bool = True,
+    previous: SpectralSummary | None = None,
 ) -> SpectralSummary:
     """The spectrum of `C = EᵀE/n` and every functional of it (arXiv 2601.03385, section 3).
 
@@ -140,10 +64,22 @@ def spectral_summary(
         ridge: Absolute ε added to every eigenvalue of C in `log_det` and `coding_rate`.
         relative_ridge: ε = relative_ridge · tr(C)/m, which makes values comparable over n and
             scale. 1e-3 when neither is given.
-        method: `"exact"`, or `"auto"`, which is exact in this version.
+        method: `"exact"`: an eigendecomposition in fp64. `"lanczos"`: certified quadrature and
+            random test vectors on products in fp32 (fp64 for fp64 rows), nothing of size d².
+            `"auto"`: the cheaper one on this device; `reason` in the result says why.
         confidence: Of the intervals, strictly between 0 and 1.
+        test_vectors: Random vectors of `"lanczos"`, 2 at least.
+        lanczos_steps: Steps from each, 2 at least; None takes steps until the quadrature brackets
+            are narrow (5e-4 nats a dimension for log det, 5e-3 nats for the entropies), 64 at most.
+        generator: Its `initial_seed()` keys the test vectors, and it is not advanced. None keys
+            them by 0: they are frozen, equal at every check and on every rank.
         groups: (n,) integer tensor, non-decreasing: the example of each row, when several rows
             (tokens) belong to one example. The jackknife deletes whole examples.
+        sampling: Whether to estimate the error of the finite probe set. Without it the exact way
+            is several times cheaper, and its estimates are of kind `"exact"`.
+        previous: A randomised summary of the same probe set, taken shortly before: its leading
+            directions are reused, and the change since is measured with a few of its test vectors.
+            When the spectrum has moved by more than a tenth, all are measured anew.
 
     Returns:
         A `SpectralSummary`.
@@ -152,10 +88,12 @@ def spectral_summary(
         InputError: Embeddings of wrong rank or dtype, empty, non-finite or of zero trace; both
             ridges, or one that is not positive or below the storage floor of the dtype (relative
             1e-3 for bf16, 1e-4 for fp16, 1e-12 for fp32); an unknown method; a confidence outside
-            (0, 1); groups of wrong shape or order.
+            (0, 1); too few test vectors or steps; groups of wrong shape or order; a `previous` of
+            other conventions.
 
-    Cost: `2 n m d + 9 d³ + 2 n m r` flops in fp64, d = min(n, m), r the rank; memory as `Gram`, and
-    a few (n, r) matrices in fp64 for the jackknife.
+    Cost: exact, `2 n m d + 9 d³ + 2 n m r` flops in fp64 (`2 n m d + 4/3 d³` without sampling), d =
+    min(n, m), r the rank; memory as `Gram`. Lanczos, `4 n m (3 s + k' s + N k)` flops in fp32, s =
+    32, N test vectors, k about 20; memory for `(s + N) k` vectors of length d.
 
     Example:
         >>> import torch
@@ -172,161 +110,149 @@ def spectral_summary(
         relative_ridge=relative_ridge,
         method=method,
         confidence=confidence,
+        test_vectors=test_vectors,
+        lanczos_steps=lanczos_steps,
+        generator=generator,
         groups=groups,
+        sampling=sampling,
+        previous=previous,
     )
 
 
-@torch.no_grad()
+def spectral_summaries(
+    embeddings: Sequence[Tensor] | Tensor,
+    *,
+    center: bool = False,
+    normalize: bool = False,
+    ridge: float | None = None,
+    relative_ridge: float | None = None,
+    method: Method = "auto",
+    confidence: float = 0.95,
+    test_vectors: int = 32,
+    lanczos_steps: int | None = None,
+    generator: torch.Generator | None = None,
+    groups: Tensor | None = None,
+    sampling: bool = True,
+) -> list[SpectralSummary]:
+    """`spectral_summary` of many layers of one shape and type.
+
+    By the randomised way the recursions of all layers advance together: one sequence of launches,
+    and one wait for the device every few steps, however many layers there are.
+
+    Args:
+        embeddings: L tensors of shape (n, m), or one of shape (L, n, m).
+        center: As in `spectral_summary`, like all that follow.
+        normalize: As there.
+        ridge: As there.
+        relative_ridge: As there.
+        method: As there.
+        confidence: As there.
+        test_vectors: As there; the layers share them.
+        lanczos_steps: As there.
+        generator: As there.
+        groups: As there, of every layer.
+        sampling: As there.
+
+    Returns:
+        One `SpectralSummary` a layer. The seconds of each are its share of the time for all.
+
+    Raises:
+        InputError: As there; for no layers, or layers of different shape, type or device.
+
+    Cost: as there, for each layer.
+    """
+    first = embeddings[0] if len(embeddings) else None
+    if first is None or any(_kind(e) != _kind(first) for e in embeddings):
+        raise InputError(
+            f"embeddings holds {sorted({str(_kind(e)) for e in embeddings})}: layers that are "
+            "computed together need one shape, type and device, and there must be one at least. "
+            "Call spectral_summary for each."
+        )
+    conventions = Conventions(center, ridge, relative_ridge, confidence, groups, sampling)
+    settings = _Settings.of(method, test_vectors, lanczos_steps, generator)
+    started = time.perf_counter()
+    with full_precision(first.device):
+        grams = [Gram.from_embeddings(layer, normalize=normalize) for layer in embeddings]
+        conventions.check_groups(grams[0].n)
+        choice = settings.choose(grams[0], conventions)
+        if choice.method == "lanczos":
+            return lanczos_summaries(grams, conventions, settings.lanczos, choice.reason, started)
+        return [exact_summary(gram, conventions, choice.reason) for gram in grams]
+
+
 def summarize(
-    gram: Gram,
+    rows: Product,
     *,
     center: bool,
     ridge: float | None = None,
     relative_ridge: float | None = None,
-    method: Literal["auto", "exact"] = "auto",
+    method: Method = "auto",
     confidence: float = 0.95,
+    test_vectors: int = 32,
+    lanczos_steps: int | None = None,
+    generator: torch.Generator | None = None,
     groups: Tensor | None = None,
+    sampling: bool = True,
+    previous: SpectralSummary | None = None,
 ) -> SpectralSummary:
-    """`spectral_summary` of a product already accumulated; arguments and errors as there."""
-    _check_arguments(gram, ridge, relative_ridge, method, confidence, groups)
-    if ridge is None and relative_ridge is None:
-        relative_ridge = DEFAULT_RELATIVE_RIDGE
-    started = time.perf_counter()
-    with torch.autocast(gram.embeddings.device.type, enabled=False):
-        decomposition = decompose(gram, center=center)
-        values = (decomposition.values / gram.n).cpu().numpy()
-        trace = float(values.sum())
-        epsilon = ridge if ridge is not None else (relative_ridge or 0.0) * trace / gram.m
-        _check_ridge_floor(gram, epsilon * gram.m / trace)
-        without = leave_one_out(
-            gram,
-            decomposition,
-            center=center,
-            groups=groups,
-            ridge=epsilon,
-            relative_ridge=relative_ridge,
-        )
-    m = gram.m
-    noise = _largest_storage_eigenvalue(gram, trace)
-    log_det = functionals.log_det(values, m, epsilon)
-    rate = functionals.coding_rate(values, epsilon)
-    rank = functionals.effective_rank(values)
-    exact = Estimate.exact
-    return SpectralSummary(
-        log_det=_sampled(log_det, without, lambda loo: loo.log_det, confidence),
-        log_det_per_dim=_sampled(log_det / m, without, lambda loo: loo.log_det / m, confidence),
-        coding_rate=_sampled(
-            rate, without, lambda loo: (loo.log_det - m * loo.log_ridge) / 2, confidence
-        ),
-        effective_rank=_exponential(
-            _sampled(math.log(rank), without, lambda loo: loo.log_effective_rank, confidence)
-        ),
-        spectral_entropy=exact(functionals.spectral_entropy(values)),
-        participation_ratio=exact(functionals.renyi_rank(values, 2)),
-        stable_rank=exact(functionals.stable_rank(values)),
-        condition_number=exact(functionals.condition_number(values, noise)),
-        lambda_max=exact(float(values[0])),
-        lambda_min=exact(float(values[-1]) if len(values) == m else 0.0),
-        trace=exact(trace),
-        mean_cosine=exact(gram.mean_cosine()),
-        decay_exponent=exact(functionals.decay_exponent(values, noise)),
-        eigenvalues=values,
-        leave_one_out=without,
-        method="exact",
-        n=gram.n,
-        m=m,
-        examples=gram.n if groups is None else len(torch.unique_consecutive(groups)),
-        ridge=epsilon,
-        center=center,
-        normalize=gram.scale is not None,
-        confidence=confidence,
-        matvecs=0,
-        seconds=time.perf_counter() - started,
-        device=str(gram.embeddings.device),
-    )
+    """`spectral_summary` of rows already looked at, a `Gram`, or streamed, a `GramStream`.
 
-
-def _largest_storage_eigenvalue(gram: Gram, trace: float) -> float:
-    """The largest spurious eigenvalue of C that storage can have made, with a margin of eight.
-
-    The largest eigenvalue of white noise is (1 + sqrt(m/n))² times the mean one (Marchenko and
-    Pastur 1967). Features of unequal energy round with unequal noise: up to 5.2 times was measured.
+    Arguments and errors as there. A stream keeps no rows, so its summary is exact and has no
+    sampling error.
     """
-    mean = STORAGE_NOISE[gram.embeddings.dtype] * trace / gram.m
-    return 8 * mean * (1 + math.sqrt(gram.m / gram.n)) ** 2
-
-
-def _sampled(
-    value: float,
-    without: LeaveOneOut | None,
-    select: Callable[[LeaveOneOut], NDArray[np.float64]],
-    confidence: float,
-) -> Estimate:
-    deleted = None if without is None else select(without)
-    # Unbounded, too, when what is left without some example has no spectrum.
-    if deleted is None or not np.isfinite(deleted).all():
-        return Estimate(value, -math.inf, math.inf, "sampling")
-    half = half_width(jackknife_standard_error(deleted), len(deleted), confidence)
-    return Estimate(value, value - half, value + half, "sampling")
-
-
-def _exponential(logarithm: Estimate) -> Estimate:
-    """The interval on the log scale carried over, so that a rank's lower end stays positive."""
-    value, low, high = (
-        math.inf if x > 700 else math.exp(x)
-        for x in (logarithm.value, logarithm.low, logarithm.high)
-    )
-    return Estimate(value, low, high, logarithm.kind)
-
-
-def _check_arguments(
-    gram: Gram,
-    ridge: float | None,
-    relative_ridge: float | None,
-    method: str,
-    confidence: float,
-    groups: Tensor | None,
-) -> None:
-    if ridge is not None and relative_ridge is not None:
-        raise InputError(
-            f"ridge={ridge!r} and relative_ridge={relative_ridge!r} were both given, and they set "
-            "the same quantity: pass one of them."
-        )
-    for name, value in (("ridge", ridge), ("relative_ridge", relative_ridge)):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(
-                f"{name}={value!r}: a ridge must be positive and finite, such as 1e-3."
+    conventions = Conventions(center, ridge, relative_ridge, confidence, groups, sampling)
+    settings = _Settings.of(method, test_vectors, lanczos_steps, generator)
+    with full_precision(rows.device):
+        conventions.check_groups(rows.n)
+        if not isinstance(rows, Gram):
+            return exact_summary(
+                rows, conventions, "the rows were streamed: their product is at hand"
             )
-    if method not in ("auto", "exact"):
-        raise InputError(f'method={method!r}: this version knows "auto" and "exact".')
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence={confidence!r}: it must lie between 0 and 1, such as 0.95.")
-    if groups is None:
-        return
-    if not isinstance(groups, Tensor):
-        raise InputError(
-            f"groups is a {type(groups).__name__}: expected an integer tensor of shape "
-            f"({gram.n},), the example of each row."
-        )
-    if groups.shape != (gram.n,) or groups.dtype not in _INTEGERS:
-        raise InputError(
-            f"groups has shape {tuple(groups.shape)} and dtype {groups.dtype}: expected an integer "
-            f"tensor of shape ({gram.n},), the example of each row."
-        )
-    if bool((groups[1:] < groups[:-1]).any()):
-        raise InputError(
-            "groups decreases somewhere: rows of one example must stand together. Sort the rows by "
-            "example first."
+        started = time.perf_counter()
+        choice = settings.choose(rows, conventions)
+        if choice.method == "exact":
+            return exact_summary(rows, conventions, choice.reason)
+        return lanczos_summary(
+            rows, conventions, settings.lanczos, choice.reason, started, previous=previous
         )
 
 
-def _check_ridge_floor(gram: Gram, relative: float) -> None:
-    dtype = gram.embeddings.dtype
-    rounding = 4 * torch.finfo(torch.float64).eps * min(gram.n, gram.m)
-    floor = max(RIDGE_FLOOR[dtype], rounding)
-    if relative < floor * (1 - 1e-9):
-        raise InputError(
-            f"the ridge is {relative:.3g} of tr(C)/m, below the floor {floor:.3g} for embeddings "
-            f"stored as {dtype}: log det would measure their rounding. Pass relative_ridge>="
-            f"{floor:.3g}, or embeddings of a wider dtype."
+@dataclass(frozen=True)
+class _Settings:
+    """Which way, and how the randomised one goes."""
+
+    method: Method
+    lanczos: LanczosSettings
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        test_vectors: int,
+        steps: int | None,
+        generator: torch.Generator | None,
+    ) -> _Settings:
+        if method not in METHODS:
+            raise InputError(f'method={method!r}: it is "auto", "exact" or "lanczos".')
+        for name, value in (("test_vectors", test_vectors), ("lanczos_steps", steps)):
+            if value is not None and value < 2:
+                raise InputError(f"{name}={value!r}: it must be an integer of 2 or more.")
+        seed = 0 if generator is None else generator.initial_seed()
+        return cls(method, LanczosSettings(test_vectors, steps, seed))
+
+    def choose(self, gram: Gram, conventions: Conventions) -> Choice:
+        if self.method != "auto":
+            return Choice(self.method, "asked for")
+        return choose(
+            gram.n,
+            gram.m,
+            dtype=gram.dtype,
+            device=gram.device,
+            sampling=conventions.sampling,
+            test_vectors=self.lanczos.test_vectors,
+            steps=self.lanczos.steps,
         )
+
+
+def _kind(layer: Tensor) -> tuple[object, ...]:
+    return tuple(layer.shape), layer.dtype, layer.device

@@ -13,8 +13,10 @@ nats.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -40,8 +42,10 @@ _EPS = torch.finfo(torch.float64).eps
 _NODE_STEP = 0.75
 _NODE_MARGIN = 50.0
 
-# Bounds the padded (groups, T + 1, r) block of rows held at once, in elements (64 MiB of fp64).
-_BLOCK_ELEMENTS = 2**23
+# Bounds a block of rows in the eigenbasis, padded to the longest of its examples, in elements
+# (8 MiB of fp64); about five of its size exist at once. Larger ones leave the cache and took up to
+# 1.6 times as long.
+_BLOCK_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -85,35 +89,18 @@ def leave_one_out(
         None when fewer than three examples leave no standard error to speak of.
 
     Cost: `2 n m r` flops for the rows in the eigenbasis and `O(n r T)` for the deletions, T rows an
-    example; memory for a few copies of the rows in fp64.
+    example. Memory: five blocks of 8 MiB, or five r x r matrices where those are larger, and some
+    200 bytes an example, however many rows there are.
     """
-    counts = _group_sizes(gram.n, groups, gram.embeddings.device)
+    counts = _group_sizes(gram.n, groups, gram.device)
     if len(counts) < 3:
         return None
-    rows = gram.coordinates(decomposition.values, decomposition.vectors, center=center)
-    deleted = _Deletions(rows, counts, center=center)
-    left = gram.n - counts.double()
-    if relative_ridge is None:
-        delta = left * ridge
-    else:
-        trace = decomposition.values.sum()
-        remaining = (trace - deleted.column_energy.sum(1)).clamp_min(_EPS * trace)
-        delta = relative_ridge * remaining / gram.m
-    values = decomposition.values
-    log_det = (
-        torch.log(values + delta[:, None]).sum(1)
-        + decomposition.empty * delta.log()
-        + deleted.log_det_change(values, delta)
-        - gram.m * left.log()
-    )
-    single_rows = bool((counts == 1).all())
-    log_rank = (
-        _deleted_entropy(rows, values, gram.n, center=center)
-        if single_rows
-        else _first_order_entropy(deleted, values)
-    )
-    packed = torch.stack([log_det, (delta / left).log(), log_rank]).cpu().numpy()
-    return LeaveOneOut(*packed)
+    deletions = _Deletions(gram, decomposition, counts, center=center)
+    without = [
+        deletions.values(run, ridge=ridge, relative_ridge=relative_ridge)
+        for run in deletions.runs()
+    ]
+    return LeaveOneOut(*torch.cat(without, dim=1).cpu().numpy())
 
 
 def jackknife_standard_error(leave_one_out_values: NDArray[np.float64]) -> float:
@@ -141,58 +128,114 @@ def _quantile(freedom: int, confidence: float) -> float:
 
 
 class _Deletions:
-    """The blocks `W_g`, padded to one length with zero rows, a few groups at a time."""
+    """The blocks `W_g`, of a few consecutive groups at a time."""
 
-    def __init__(self, rows: Tensor, counts: Tensor, *, center: bool) -> None:
-        self.rows = rows  # (n, r)
-        self.counts = counts  # (groups,)
+    def __init__(
+        self, gram: Gram, decomposition: Decomposition, counts: Tensor, *, center: bool
+    ) -> None:
+        self.gram = gram
+        self.decomposition = decomposition
         self.center = center
-        self.length = int(counts.max()) + int(center)
-        self.starts = torch.cumsum(counts, 0) - counts  # (groups,)
+        self.counts = counts  # (groups,)
+        self.sizes = counts.tolist()
+        self.stops = list(accumulate(self.sizes))  # row after the last of each group
+        self.single_rows = max(self.sizes) == 1
+        self.nodes = _entropy_nodes(decomposition.values)  # (nodes,)
+        width = max(len(decomposition.values), len(self.nodes))
+        self.rows_at_once = max(1, _BLOCK_ELEMENTS // width)
 
-    def blocks(self) -> list[Tensor]:
-        """Group numbers, in runs whose padded rows stay within the memory bound."""
-        width = max(1, _BLOCK_ELEMENTS // (self.length * self.rows.shape[1]))
-        return list(torch.split(torch.arange(len(self.counts), device=self.counts.device), width))
+    def runs(self) -> Iterator[slice]:
+        """Consecutive groups whose rows, padded to one length, stay within the memory bound."""
+        first, length = 0, 0
+        for group, count in enumerate(self.sizes):
+            length = max(length, count + int(self.center))
+            if group > first and (group - first + 1) * length > self.rows_at_once:
+                yield slice(first, group)
+                first, length = group, count + int(self.center)
+        yield slice(first, len(self.counts))
 
-    def padded(self, which: Tensor) -> Tensor:
-        """(len(which), length, r): the rows `W_g`, zero beyond the group's own."""
-        counts = self.counts[which]
-        offset = torch.arange(self.length, device=counts.device)
-        inside = offset < counts[:, None]  # (g, length)
-        index = torch.where(inside, self.starts[which][:, None] + offset, 0)
-        rows = self.rows[index] * inside[..., None]
-        if self.center:
-            size = counts.double()
-            weight = 1 / torch.sqrt(len(self.rows) - size)  # of the group's sum
-            moved = rows.sum(1) * weight[:, None]
-            place = counts[:, None, None].expand(-1, 1, rows.shape[2])
-            rows = rows.scatter(1, place, moved[:, None])
-        return rows
+    def values(self, run: slice, *, ridge: float, relative_ridge: float | None) -> Tensor:
+        """(3, groups of the run): log det, log ridge and log effective rank without each."""
+        n, m, pairs = self.gram.n, self.gram.m, self.decomposition
+        left = n - self.counts[run].double()  # (g,)
+        rows = self.block(run)  # (g, length, r)
+        energy = rows.square().sum(1)  # (g, r) what each deletion takes from a direction
+        if relative_ridge is None:
+            delta = left * ridge
+        else:
+            trace = pairs.values.sum()
+            remaining = (trace - energy.sum(1)).clamp_min(_EPS * trace)
+            delta = relative_ridge * remaining / m
+        log_det = (
+            torch.log(pairs.values + delta[:, None]).sum(1)
+            + pairs.empty * delta.log()
+            + _log_det_change(rows, pairs.values, delta)
+            - m * left.log()
+        )
+        log_rank = (
+            _deleted_entropy(energy, pairs.values, self.nodes)
+            if self.single_rows
+            else _first_order_entropy(energy, pairs.values)
+        )
+        return torch.stack([log_det, (delta / left).log(), log_rank])
 
-    @cached_property
-    def column_energy(self) -> Tensor:
-        """(groups, r) what each deletion takes from every eigendirection."""
-        group = torch.repeat_interleave(self.counts)
-        zeros = self.rows.new_zeros(len(self.counts), self.rows.shape[1])
-        energy = zeros.index_add(0, group, self.rows.square())
-        if self.center:
-            moved = zeros.index_add(0, group, self.rows).square()
-            energy = energy + moved / (len(self.rows) - self.counts.double())[:, None]
-        return energy
+    def block(self, run: slice) -> Tensor:
+        """(g, length, r): `W_g` of each group, zero beyond its own rows."""
+        counts = self.counts[run]
+        longest = max(self.sizes[run])
+        if longest > max(self.rows_at_once, len(self.decomposition.values)):
+            rows, total = self.reduced(run)
+        else:
+            rows = self.padded(run, counts, longest)
+            total = rows.sum(1)
+        if not self.center:
+            return rows
+        weight = 1 / torch.sqrt(self.gram.n - counts.double())
+        return torch.cat([rows, (total * weight[:, None])[:, None]], dim=1)
 
-    def log_det_change(self, values: Tensor, delta: Tensor) -> Tensor:
-        """(groups,) `log det(I − W (Λ + δ_g)^−1 Wᵀ)`, on the smaller side of W."""
-        changes = []
-        for which in self.blocks():
-            scaled = self.padded(which) / torch.sqrt(values + delta[which][:, None])[:, None, :]
-            small = scaled.mT @ scaled if scaled.shape[1] > scaled.shape[2] else scaled @ scaled.mT
-            identity = torch.eye(small.shape[-1], dtype=small.dtype, device=small.device)
-            sign, change = torch.linalg.slogdet(identity - small)
-            # All eigenvalues of I − small are δ/(λ₁+δ) at least; rounding can take them below.
-            lowest = torch.log(delta[which] / (values[0] + delta[which])) * small.shape[-1]
-            changes.append(torch.where(sign > 0, change, lowest).maximum(lowest))
-        return torch.cat(changes)
+    def padded(self, run: slice, counts: Tensor, longest: int) -> Tensor:
+        """(g, longest, r): the rows of each group, and zeros."""
+        rows = self.coordinates(self.start(run), self.stops[run.stop - 1])
+        if len(rows) == len(counts) * longest:
+            return rows.view(len(counts), longest, -1)
+        inside = torch.arange(longest, device=counts.device) < counts[:, None]  # (g, longest)
+        padded = rows.new_zeros(*inside.shape, rows.shape[1])
+        padded[inside] = rows
+        return padded
+
+    def reduced(self, run: slice) -> tuple[Tensor, Tensor]:
+        """One long group: (1, r, r) `R` with `RᵀR = WᵀW`, and (1, r) the sum of its rows.
+
+        By a QR decomposition, which keeps the digits of the weak directions as W itself does.
+        """
+        start, stop = self.start(run), self.stops[run.stop - 1]
+        step = max(self.rows_at_once, len(self.decomposition.values))
+        factor, total = self.coordinates(start, start), self.decomposition.values.new_zeros(1)
+        for first in range(start, stop, step):
+            rows = self.coordinates(first, min(first + step, stop))
+            total = total + rows.sum(0, keepdim=True)
+            factor = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
+        return factor[None], total
+
+    def start(self, run: slice) -> int:
+        """First row of a run."""
+        return self.stops[run.start - 1] if run.start else 0
+
+    def coordinates(self, start: int, stop: int) -> Tensor:
+        """(stop − start, r) fp64: these rows in the eigenbasis."""
+        pairs, rows = self.decomposition, slice(start, stop)
+        return self.gram.coordinates(pairs.values, pairs.vectors, center=self.center, rows=rows)
+
+
+def _log_det_change(rows: Tensor, values: Tensor, delta: Tensor) -> Tensor:
+    """(g,) `log det(I − W (Λ + δ_g)^−1 Wᵀ)`, on the smaller side of W (g, length, r)."""
+    scaled = rows / torch.sqrt(values + delta[:, None])[:, None, :]
+    small = scaled.mT @ scaled if scaled.shape[1] > scaled.shape[2] else scaled @ scaled.mT
+    identity = torch.eye(small.shape[-1], dtype=small.dtype, device=small.device)
+    sign, change = torch.linalg.slogdet(identity - small)
+    # All eigenvalues of I − small are δ/(λ₁+δ) at least; rounding can take them below.
+    lowest = torch.log(delta / (values[0] + delta)) * small.shape[-1]
+    return torch.where(sign > 0, change, lowest).maximum(lowest)
 
 
 def _group_sizes(n: int, groups: Tensor | None, device: torch.device) -> Tensor:
@@ -202,26 +245,29 @@ def _group_sizes(n: int, groups: Tensor | None, device: torch.device) -> Tensor:
     return counts
 
 
-def _deleted_entropy(rows: Tensor, values: Tensor, n: int, *, center: bool) -> Tensor:
-    """(n,) entropy of the singular values without each single row, exact to quadrature.
+def _entropy_nodes(values: Tensor) -> Tensor:
+    """(nodes,) u = log x at which the Stieltjes integrals are taken, in units of λ₁."""
+    return torch.arange(
+        float((values[-1] / values[0]).log()) - _NODE_MARGIN,
+        _NODE_MARGIN,
+        _NODE_STEP,
+        dtype=values.dtype,
+        device=values.device,
+    )
 
-    With `h_i(x) = f Σ_k z_ik²/(λ_k + x)`, f = n/(n−1) when centred, and
-    `λ^a = a sin(πa)/π ∫ log(1 + λ/x) x^(a−1) dx` for 0 < a < 1:
+
+def _deleted_entropy(energy: Tensor, values: Tensor, nodes: Tensor) -> Tensor:
+    """(g,) entropy of the singular values without each single row, exact to quadrature.
+
+    With `h_i(x) = Σ_k e_ik/(λ_k + x)` for the (g, r) energy that row i has in every direction
+    (`z_ik² n/(n−1)` when centred) and `λ^a = a sin(πa)/π ∫ log(1 + λ/x) x^(a−1) dx`, 0 < a < 1:
     `Σ sqrt(μ) − Σ sqrt(λ) = 1/(2π) ∫ log(1 − h(x)) x^−½ dx`, and, by the derivative in a at ½,
     `Σ sqrt(μ) log μ − Σ sqrt(λ) log λ = 1/(2π) ∫ log(1 − h(x)) x^−½ (2 + log x) dx`.
     """
     unit = values[0]
     values = values / unit
-    factor = n / (n - 1) if center else 1.0
-    nodes = torch.arange(
-        float(values[-1].log()) - _NODE_MARGIN,
-        _NODE_MARGIN,
-        _NODE_STEP,
-        dtype=values.dtype,
-        device=values.device,
-    )  # (nodes,) u = log x
     resolvent = 1 / (values[:, None] + nodes.exp())  # (r, nodes)
-    leverage = factor * (rows.square() / unit) @ resolvent  # (n, nodes)
+    leverage = (energy / unit) @ resolvent  # (g, nodes)
     logs = torch.log1p(-leverage.clamp(max=1 - _EPS))
     weight = (nodes / 2).exp() * _NODE_STEP / (2 * math.pi)
     # The clamps act only when one row carries everything: nothing is left to have an entropy.
@@ -231,13 +277,13 @@ def _deleted_entropy(rows: Tensor, values: Tensor, n: int, *, center: bool) -> T
     return entropy.clamp(0, math.log(len(values)))
 
 
-def _first_order_entropy(deleted: _Deletions, values: Tensor) -> Tensor:
-    """(groups,) entropy of the singular values without each group, to first order.
+def _first_order_entropy(energy: Tensor, values: Tensor) -> Tensor:
+    """(g,) entropy of the singular values without each group, to first order.
 
     Row i has influence `−Σ_k U_ik² · (−s_k (log s_k + H)/2)` on `H(s)`, with `U_ik² = z_ik²/λ_k`.
     """
     s = values.sqrt() / values.sqrt().sum()
     entropy = -(s * s.log()).sum()
     slope = s * (s.log() + entropy) / 2  # dH when direction k loses all its energy, per unit
-    change: Tensor = (deleted.column_energy / values) @ slope
+    change: Tensor = (energy / values) @ slope
     return entropy + change

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sigma_monitor.spectrum import spectral_summary, uncertainty
+from sigma_monitor.spectrum.gram import Gram
 from sigma_monitor.spectrum.uncertainty import (
     half_width,
     jackknife_standard_error,
@@ -141,6 +142,54 @@ def test_the_size_of_the_blocks_does_not_matter(monkeypatch, elements):
     for name in ("log_det", "log_ridge", "log_effective_rank"):
         one, other = (getattr(summary.leave_one_out, name) for summary in (parts, whole))
         np.testing.assert_allclose(one, other, rtol=0, atol=log_det_error(rows, whole))
+
+
+RAGGED = torch.repeat_interleave(torch.arange(7), torch.tensor([1, 4, 2, 40, 1, 5, 27]))
+BLOCKS = {
+    "single rows": (rows_of(80, 7), None),
+    "single rows, fewer than features": (rows_of(20, 30), None),
+    "examples of one length": (rows_of(80, 7), torch.arange(80) // 4),
+    "examples longer than the features": (rows_of(80, 7), RAGGED),
+    "examples shorter than the features": (rows_of(80, 90), RAGGED),
+    "long examples of rank two": (rows_with([3.0, 2.0], 80, 7), RAGGED),
+}
+
+
+@conventions
+@pytest.mark.parametrize("elements", [1, 2000, 8000])
+@pytest.mark.parametrize(("rows", "groups"), BLOCKS.values(), ids=BLOCKS.keys())
+def test_blocks_of_any_size_give_the_same_jackknife(
+    monkeypatch, rows, groups, elements, center, normalize
+):
+    arguments = {"center": center, "normalize": normalize, "groups": groups}
+    whole = spectral_summary(rows, **arguments)
+    monkeypatch.setattr(uncertainty, "_BLOCK_ELEMENTS", elements)
+    blocks = spectral_summary(rows, **arguments)
+    allowed = {name: log_det_error(rows, whole) for name in ("log_det", "log_ridge")}
+    # Rows that are the only ones of a direction leave rounding in its place, in both.
+    allowed["log_effective_rank"] = entropy_error(rows, int(len(rows) <= rows.shape[1]))
+    for name, tolerance in allowed.items():
+        one, other = (getattr(summary.leave_one_out, name) for summary in (blocks, whole))
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_no_more_than_one_block_of_rows_is_in_memory(monkeypatch, center):
+    taken = []
+    coordinates = Gram.coordinates
+
+    def counted(*args, **kwargs):
+        rows = coordinates(*args, **kwargs)
+        taken.append(rows.numel())
+        return rows
+
+    elements = 4000
+    monkeypatch.setattr(Gram, "coordinates", counted)
+    monkeypatch.setattr(uncertainty, "_BLOCK_ELEMENTS", elements)
+    rows, groups = token_rows([1, 1, 3000, 2, 400, 1], 7)
+    spectral_summary(rows, center=center, groups=groups)
+    assert sum(taken) == rows.numel()
+    assert max(taken) <= elements
 
 
 @conventions

@@ -1,0 +1,125 @@
+"""`method="auto"`: which way costs less on this device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sigma_monitor.spectrum.operator import compute_dtype
+from sigma_monitor.spectrum.randomized import DEFLATED
+
+__all__ = ["EXACT_UP_TO", "Choice", "Rates", "choose", "rates"]
+
+# Up to this dimension the exact way takes a fraction of a second on any device, and its result has
+# no randomness to explain.
+EXACT_UP_TO = 1024
+
+_PRODUCTS_PER_DIRECTION = 7  # two of subspace iteration, one of rotation, four Lanczos steps
+_TYPICAL_STEPS = 24
+_LOOK_SECONDS = 0.03  # quadrature on the host, all looks together
+_JACKKNIFE_NODES = 150  # of the integral for the effective rank
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method and why."""
+
+    method: Literal["exact", "lanczos"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Arithmetic rates of one device, flops a second."""
+
+    product: float  # large matrix products in fp64
+    eigenvalues: float  # of a symmetric matrix in fp64, counted as 4/3 d³
+    eigenvectors: float  # the same count, with the vectors
+    skinny: dict[torch.dtype, float]  # products of 36 vectors with a matrix
+
+    def exact_seconds(self, n: int, m: int, *, sampling: bool) -> float:
+        """Product, eigenvalues, and for the jackknife eigenvectors and rows in their basis."""
+        d = min(n, m)
+        product, decomposition = 2.0 * n * m * d, 4 / 3 * d**3
+        if not sampling:
+            return product / self.product + decomposition / self.eigenvalues
+        rows = product if n >= m else 0.0
+        nodes = 2.0 * n * d * _JACKKNIFE_NODES
+        return (product + rows + nodes) / self.product + decomposition / self.eigenvectors
+
+    def lanczos_seconds(
+        self, n: int, m: int, dtype: torch.dtype, test_vectors: int, steps: int | None
+    ) -> float:
+        """Products with the rows, twice each."""
+        vectors = _PRODUCTS_PER_DIRECTION * DEFLATED + test_vectors * (steps or _TYPICAL_STEPS)
+        return 4.0 * n * m * vectors / self.skinny[compute_dtype(dtype)] + _LOOK_SECONDS
+
+
+def choose(
+    n: int,
+    m: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    sampling: bool,
+    test_vectors: int,
+    steps: int | None,
+) -> Choice:
+    """The cheaper way for (n, m) rows of `dtype` on `device`.
+
+    Cost: the first call on a device takes some tenths of a second to measure its rates, which stay
+    for the process.
+    """
+    d = min(n, m)
+    if d <= EXACT_UP_TO:
+        return Choice("exact", f"d = {d} is at most {EXACT_UP_TO}: exact is cheap and not random")
+    known = rates(device)
+    exact = known.exact_seconds(n, m, sampling=sampling)
+    lanczos = known.lanczos_seconds(n, m, dtype, test_vectors, steps)
+    reason = f"d = {d}: exact would take {exact:.2g} s on this device, lanczos {lanczos:.2g} s"
+    return Choice("lanczos" if lanczos < exact else "exact", reason)
+
+
+def rates(device: torch.device) -> Rates:
+    """Rates of a device, measured once in a process."""
+    return _measured_rates(str(device))
+
+
+@cache
+def _measured_rates(name: str) -> Rates:
+    device = torch.device(name)
+    size = EXACT_UP_TO
+    generator = torch.Generator().manual_seed(0)
+    square = torch.randn(size, size, generator=generator, dtype=torch.float64).to(device)
+    symmetric = square @ square.mT / size
+    skinny = {}
+    for dtype in (torch.float32, torch.float64):
+        rows = square.to(dtype)
+        vectors = rows[: DEFLATED + 4].clone()
+        seconds = _seconds(lambda v=vectors, r=rows: (v @ r.mT) @ r, device)  # type: ignore[misc]
+        skinny[dtype] = 4 * vectors.numel() * size / seconds
+    decomposition = 4 / 3 * size**3
+    return Rates(
+        product=2 * size**3 / _seconds(lambda: square.mT @ square, device),
+        eigenvalues=decomposition / _seconds(lambda: torch.linalg.eigvalsh(symmetric), device),
+        eigenvectors=decomposition / _seconds(lambda: torch.linalg.eigh(symmetric), device),
+        skinny=skinny,
+    )
+
+
+def _seconds(work: Callable[[], Tensor | tuple[Tensor, ...]], device: torch.device) -> float:
+    """The shortest of three runs after a first one."""
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

@@ -1,0 +1,123 @@
+"""Lanczos from many start vectors at once, for one or many layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sigma_monitor.spectrum.operator import Operator
+
+__all__ = ["Lanczos", "leading_subspace", "orthonormal"]
+
+
+class Lanczos:
+    """An independent Lanczos recursion from each start vector, all of them in one batch.
+
+    From the unit vector v the recursion makes the tridiagonal T_k with `vᵀ f(A) v ≈ e₁ᵀ f(T_k) e₁`
+    (Golub and Meurant 2010, chapter 4). Every new vector is orthogonalised twice against all
+    earlier ones of its recursion. Once suffices until the Krylov space is exhausted, which is what
+    collapse means; the second time keeps the basis orthonormal where the first has left nothing
+    but rounding. Such a recursion goes on in directions that rounding chose, at weights of the
+    square of the unit roundoff. Where nothing at all is left (`β <= eps²`, the trace being 1) its
+    further coefficients are zero. A mask on the device decides that: `advance` never waits for the
+    host.
+
+    Args:
+        operator: Of trace 1, hence of norm 1 at most.
+        start: (layers, b, d) unit vectors.
+
+    Memory: `layers · b · k · d` values of the operator's type after k steps.
+    """
+
+    def __init__(self, operator: Operator, start: Tensor) -> None:
+        self._operator = operator
+        self._shape = start.shape  # (layers, b, d)
+        self._next = start.reshape(-1, start.shape[-1])  # (layers · b, d)
+        self._blocks: list[Tensor] = []  # (layers · b, steps of an `advance`, d) each
+        self._alpha: list[Tensor] = []  # (layers · b,) each
+        self._beta: list[Tensor] = []  # (layers · b,) each
+
+    @property
+    def steps(self) -> int:
+        """Steps taken, at most d."""
+        return len(self._alpha)
+
+    @property
+    def matvecs(self) -> int:
+        """Products with single vectors so far, in each layer."""
+        return self.steps * self._shape[1]
+
+    def advance(self, steps: int) -> None:
+        """Take so many more steps, d in all at most. One product with all vectors each."""
+        steps = min(steps, self._shape[-1] - self.steps)
+        if steps <= 0:
+            return
+        block = self._next.new_empty(len(self._next), steps, self._shape[-1])
+        self._blocks.append(block)
+        for step in range(steps):
+            self._step(block, step)
+
+    def coefficients(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Diagonal α and off-diagonal β of the T_k, (layers, b, k) each; waits for the device.
+
+        The last β of each is the coupling to the step that was not taken.
+        """
+        pair = torch.stack([torch.stack(self._alpha, -1), torch.stack(self._beta, -1)])
+        alpha, beta = pair.double().cpu().numpy().reshape(2, *self._shape[:2], -1)
+        return alpha, beta
+
+    def first_products(self) -> Tensor:
+        """(layers, b, d) products of the operator with the start vectors; needs two steps."""
+        first, second = self._blocks[0][:, 0], self._blocks[0][:, 1]
+        product = first * self._alpha[0][:, None] + second * self._beta[0][:, None]
+        return product.view(self._shape)
+
+    def _step(self, block: Tensor, step: int) -> None:
+        vector = self._next
+        block[:, step] = vector
+        product = self._operator.apply(vector.view(self._shape)).view_as(vector)
+        alpha = (vector * product).sum(-1)
+        rest = torch.addcmul(product, vector, alpha[:, None], value=-1)
+        if self._beta:
+            previous = block[:, step - 1] if step else self._blocks[-2][:, -1]
+            rest.addcmul_(previous, self._beta[-1][:, None], value=-1)
+        filled = (*self._blocks[:-1], block[:, : step + 1])
+        for known in filled * 2:
+            row = rest[:, None, :]  # as a row: with columns, batched products run 15 times slower
+            rest = torch.baddbmm(row, torch.bmm(row, known.mT), known, alpha=-1)[:, 0]
+        beta = torch.linalg.vector_norm(rest, dim=-1)
+        alive = beta > torch.finfo(beta.dtype).eps ** 2
+        beta = torch.where(alive, beta, 0.0)
+        self._alpha.append(alpha)
+        self._beta.append(beta)
+        self._next = torch.where(alive[:, None], rest / torch.where(alive, beta, 1.0)[:, None], 0.0)
+
+
+def leading_subspace(operator: Operator, start: Tensor, *, iterations: int) -> Tensor:
+    """Orthonormal approximations of the leading eigenvectors by subspace iteration.
+
+    Args:
+        operator: Of trace 1.
+        start: (layers, s, d) any full set of vectors.
+        iterations: Products with the operator before the last, which rotates the basis to Ritz
+            vectors.
+
+    Returns:
+        (layers, s, d) orthonormal rows, in ascending order of their Ritz values.
+
+    Cost: `iterations + 1` products of s vectors and as many QR factorisations.
+    """
+    basis = orthonormal(start)
+    for _ in range(iterations):
+        basis = orthonormal(operator.apply(basis))
+    projected = operator.apply(basis) @ basis.mT
+    rotation = torch.linalg.eigh((projected + projected.mT) / 2).eigenvectors
+    return orthonormal(rotation.mT @ basis)
+
+
+def orthonormal(rows: Tensor) -> Tensor:
+    """Orthonormal rows of the same span, and arbitrary ones where the rank is short."""
+    basis: Tensor = torch.linalg.qr(rows.mT).Q.mT
+    return basis

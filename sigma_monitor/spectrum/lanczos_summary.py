@@ -1,0 +1,269 @@
+"""A summary by the randomised way: certified brackets, and t-intervals over test vectors."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sigma_monitor.errors import InputError
+from sigma_monitor.estimate import Estimate
+from sigma_monitor.spectrum import functionals
+from sigma_monitor.spectrum.conventions import (
+    Conventions,
+    check_trace,
+    largest_storage_eigenvalue,
+)
+from sigma_monitor.spectrum.gram import Gram
+from sigma_monitor.spectrum.influence import log_rank_without
+from sigma_monitor.spectrum.operator import RowOperator
+from sigma_monitor.spectrum.randomized import Effort, Sounding, log_effective_rank, sound
+from sigma_monitor.spectrum.result import (
+    RANKS,
+    Randomized,
+    SpectralSummary,
+    described,
+    exponential,
+    mismatch,
+)
+from sigma_monitor.spectrum.trace import ENTROPY, TraceEstimate, log_ridge
+
+__all__ = ["LanczosSettings", "lanczos_summaries", "lanczos_summary"]
+
+# Change of the log effective rank, or of log det per dimension in nats, from which the level is
+# measured anew with all test vectors instead of being followed.
+_FOLLOWED_UP_TO = 0.1
+
+
+@dataclass(frozen=True)
+class LanczosSettings:
+    """Of the randomised way."""
+
+    test_vectors: int
+    steps: int | None
+    seed: int
+
+
+def lanczos_summaries(
+    grams: Sequence[Gram],
+    conventions: Conventions,
+    settings: LanczosSettings,
+    reason: str,
+    started: float,
+) -> list[SpectralSummary]:
+    """Summaries of layers of one shape, each by itself."""
+    layers = _Layers(grams, conventions, settings, reason)
+    soundings = layers.sound(Effort.first(settings.test_vectors, settings.steps))
+    parts = [layers.parts(layer, sounding) for layer, sounding in enumerate(soundings)]
+    seconds = (time.perf_counter() - started) / len(grams)
+    return [
+        layers.summary(layer, sounding, part, seconds=seconds)
+        for layer, (sounding, part) in enumerate(zip(soundings, parts, strict=True))
+    ]
+
+
+def lanczos_summary(
+    gram: Gram,
+    conventions: Conventions,
+    settings: LanczosSettings,
+    reason: str,
+    started: float,
+    *,
+    previous: SpectralSummary | None,
+) -> SpectralSummary:
+    """The summary of one layer, following the level of `previous` while it has hardly moved."""
+    layers = _Layers([gram], conventions, settings, reason)
+    followed = None if previous is None else layers.checked(previous)
+    basis = None
+    if followed is not None and followed.sounding.basis is not None:
+        basis = followed.sounding.basis
+        anchor = followed.anchor or previous
+        assert anchor is not None
+        effort = Effort.following(settings.test_vectors, settings.steps)
+        (sounding,) = layers.sound(effort, basis)
+        parts = layers.parts(0, sounding)
+        if _hardly_moved(anchor, parts):
+            seconds = time.perf_counter() - started
+            return layers.summary(0, sounding, parts, seconds=seconds, anchor=anchor)
+    (sounding,) = layers.sound(Effort.first(settings.test_vectors, settings.steps), basis)
+    parts = layers.parts(0, sounding)
+    return layers.summary(0, sounding, parts, seconds=time.perf_counter() - started)
+
+
+def _hardly_moved(anchor: SpectralSummary, parts: Mapping[str, TraceEstimate]) -> bool:
+    """Whether the change is small, and better known than the level that it is added to."""
+    assert anchor.randomized is not None
+    for name in ("log_det_per_dim", "effective_rank"):
+        level = anchor.randomized.parts[name]
+        change = parts[name].minus(level)
+        if abs(change.value) > _FOLLOWED_UP_TO:
+            return False
+        if _statistical_half(change, anchor.confidence) > _statistical_half(
+            level, anchor.confidence
+        ):
+            return False
+    return True
+
+
+def _statistical_half(part: TraceEstimate, confidence: float) -> float:
+    estimate = part.estimate(confidence)
+    return estimate.high - part.value - part.above - part.rounding
+
+
+class _Layers:
+    """Rows of layers of one shape, and what turns a sounding of them into a summary."""
+
+    def __init__(
+        self,
+        grams: Sequence[Gram],
+        conventions: Conventions,
+        settings: LanczosSettings,
+        reason: str,
+    ) -> None:
+        self.grams = grams
+        self.conventions = conventions
+        self.settings = settings
+        self.reason = reason
+        center = conventions.center
+        energies = [float(gram.row_energy(center=center).sum()) for gram in grams]
+        for gram, energy in zip(grams, energies, strict=True):
+            raw = float(gram.row_energy(center=False).sum())
+            check_trace(energy, raw if center else 0.0, gram, center=center)
+        self.traces = [energy / gram.n for gram, energy in zip(grams, energies, strict=True)]
+        self.epsilons = [
+            conventions.epsilon(gram, trace) for gram, trace in zip(grams, self.traces, strict=True)
+        ]
+        self.operator = RowOperator(grams, center=center, traces=energies)
+
+    def checked(self, previous: SpectralSummary) -> Randomized:
+        """What `previous` keeps.
+
+        Raises:
+            InputError: When it was made otherwise than this one will be.
+        """
+        fields = described(self.grams[0], self.conventions, self.epsilons[0], self.reason)
+        fields |= {"method": "lanczos", "seed": self.settings.seed}
+        difference = mismatch(vars(previous), fields)
+        if difference is not None or previous.randomized is None:
+            raise InputError(
+                f"previous cannot be followed: {difference}. Pass a summary of the same probe "
+                "examples under the same conventions, or leave it out."
+            )
+        return previous.randomized
+
+    def sound(self, effort: Effort, basis: Tensor | None = None) -> list[Sounding]:
+        """Run the recursions of all layers."""
+        ridges = [e / trace for e, trace in zip(self.epsilons, self.traces, strict=True)]
+        return sound(
+            self.operator,
+            effort,
+            ridges=ridges,
+            seed=self.settings.seed,
+            confidence=self.conventions.confidence,
+            basis=None if basis is None else basis[None],
+        )
+
+    def parts(self, layer: int, sounding: Sounding) -> dict[str, TraceEstimate]:
+        """The functionals that are traces, kinds of error apart; `RANKS` as logarithms."""
+        m, epsilon, measure = self.grams[layer].m, self.epsilons[layer], sounding.measure
+        gain = measure.trace(log_ridge(epsilon / self.traces[layer]))
+        log_det = gain.scaled(1.0, m * math.log(epsilon))
+        return {
+            "log_det": log_det,
+            "log_det_per_dim": log_det.scaled(1 / m),
+            "coding_rate": gain.scaled(0.5),
+            "effective_rank": log_effective_rank(measure),
+            "spectral_entropy": measure.trace(ENTROPY),
+            "participation_ratio": sounding.log_renyi_rank(2),
+        }
+
+    def summary(
+        self,
+        layer: int,
+        sounding: Sounding,
+        parts: Mapping[str, TraceEstimate],
+        *,
+        seconds: float,
+        anchor: SpectralSummary | None = None,
+    ) -> SpectralSummary:
+        """Estimates from parts, or from those of `anchor` and the change since."""
+        gram, trace, confidence = self.grams[layer], self.traces[layer], self.conventions.confidence
+        d = min(gram.n, gram.m)
+        levels = {
+            name: part.estimate(confidence) if anchor is None else _followed(anchor, name, part)
+            for name, part in parts.items()
+        }
+        ranks = {name: exponential(levels.pop(name), 1.0, d) for name in RANKS if name in levels}
+        without = None
+        if self.conventions.sampling:
+            without = log_rank_without(
+                gram,
+                self.operator,
+                layer,
+                sounding,
+                center=self.conventions.center,
+                groups=self.conventions.groups,
+            )
+        estimates: dict[str, Any] = levels | ranks | _extremes(sounding, trace, full=d == gram.m)
+        return SpectralSummary(
+            **estimates,
+            trace=Estimate.exact(trace),
+            mean_cosine=Estimate.exact(gram.mean_cosine()),
+            decay_exponent=_decay_exponent(
+                sounding, largest_storage_eigenvalue(gram, trace), trace
+            ),
+            method="lanczos",
+            matvecs=sounding.matvecs,
+            seconds=seconds,
+            seed=self.settings.seed,
+            randomized=Randomized(sounding, parts, without, anchor),
+            **described(gram, self.conventions, self.epsilons[layer], self.reason),
+        )
+
+
+def _followed(anchor: SpectralSummary, name: str, part: TraceEstimate) -> Estimate:
+    """The level of the anchor and the paired change since; their half-widths add up."""
+    assert anchor.randomized is not None
+    level = anchor.randomized.parts[name]
+    ends = level.estimate(anchor.confidence), part.minus(level).estimate(anchor.confidence)
+    value, low, high = (sum(pair) for pair in zip(*map(_bounds, ends), strict=True))
+    return Estimate(value, low, high, "test_vectors")
+
+
+def _bounds(estimate: Estimate) -> tuple[float, float, float]:
+    return estimate.value, estimate.low, estimate.high
+
+
+def _extremes(sounding: Sounding, trace: float, *, full: bool) -> dict[str, Estimate]:
+    """What the ends of the spectrum allow to say; `full` when C has no more than d eigenvalues."""
+    (found, bound), smallest, rounding = sounding.largest, sounding.smallest, sounding.rounding
+    low, high = max(0.0, found - rounding), min(1.0, bound + rounding)
+    ratio = found / smallest if smallest > 0 else math.inf
+    sure = low / (smallest + rounding)
+    return {
+        "lambda_max": Estimate(trace * found, trace * low, trace * high, "test_vectors"),
+        "stable_rank": Estimate(
+            1 / found, 1 / high, 1 / low if low > 0 else math.inf, "test_vectors"
+        ),
+        "lambda_min": (
+            Estimate(trace * smallest, 0.0, trace * (smallest + rounding), "quadrature")
+            if full
+            else Estimate.exact(0.0)
+        ),
+        "condition_number": Estimate(ratio, max(1.0, sure), math.inf, "quadrature"),
+    }
+
+
+def _decay_exponent(sounding: Sounding, noise: float, trace: float) -> Estimate:
+    """By the definition of `functionals.decay_exponent`, on the eigenvalues the density implies."""
+    nodes, counts = sounding.measure.density()
+    index = np.arange(1, sounding.measure.dimension + 1)
+    values = nodes[np.searchsorted(counts.cumsum(), index - 0.5).clip(max=len(nodes) - 1)]
+    floor = max(noise / trace, sounding.rounding)
+    exponent = functionals.decay_exponent(values, floor)
+    return Estimate(exponent, -math.inf, math.inf, "quadrature")

@@ -1,0 +1,143 @@
+"""`C / tr C` as an operator: rows in their storage type, products with vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sigma_monitor.spectrum.gram import Gram
+
+__all__ = ["DenseOperator", "Operator", "RowOperator", "compute_dtype"]
+
+# Rows are taken so many elements at a time: 4 MiB of fp32 stay in a processor's cache from the
+# first product to the second, so that memory is read once. On an accelerator launches cost more.
+_CHUNK_ELEMENTS = 2**20
+_ACCELERATOR_CHUNK_ELEMENTS = 2**26
+
+
+class Operator(Protocol):
+    """One symmetric positive semi-definite operator of trace 1 for each of `layers` layers."""
+
+    layers: int
+    d: int  # dimension
+    dtype: torch.dtype  # in which products are computed
+    device: torch.device
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
+        ...
+
+
+class RowOperator:
+    """`V -> (V Xᵀ) X / Σ‖x_i‖²` on the smaller side of the rows X of each layer.
+
+    The rows stay as they are: a chunk at a time is widened to the compute type, scaled to unit
+    length and centred, and serves both products before the next. Vectors are rows of `V`, since
+    `(V Xᵀ) X` runs several times faster than `Xᵀ(X V)` with columns.
+
+    Args:
+        grams: Rows of each layer, of equal shape and on one device.
+        center: Subtract the mean row.
+        traces: Energy `Σ‖x_i‖²` of the rows of each layer under this convention.
+
+    Memory beside the rows: 8 MiB (512 MiB on an accelerator) and the vectors. Cost of a product:
+    `4 n m b` flops a layer.
+    """
+
+    def __init__(self, grams: Sequence[Gram], *, center: bool, traces: Sequence[float]) -> None:
+        first = grams[0]
+        self.layers = len(grams)
+        self.d = min(first.n, first.m)
+        self.dtype = compute_dtype(first.embeddings.dtype)
+        self.device = first.embeddings.device
+        self._grams = grams
+        self._center = center
+        self._inverse_traces = [1 / trace for trace in traces]
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
+        products = torch.zeros_like(vectors)
+        for product, right, gram, scale in zip(
+            products, vectors, self._grams, self._inverse_traces, strict=True
+        ):
+            for chunk in self._chunks(gram):
+                left = right @ chunk.mT
+                product.addmm_(left, chunk, alpha=scale)
+        return products
+
+    def shares(self, layer: int, basis: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What each row contributes to the energy along eigendirections within a span.
+
+        Args:
+            layer: Which one.
+            basis: (s, d) orthonormal; None for all d.
+
+        Returns:
+            (n, s) fp64 shares of the trace, and their (s,) sums, the Ritz values.
+        """
+        gram = self._grams[layer]
+        if basis is None:
+            basis = torch.eye(self.d, dtype=self.dtype, device=self.device)
+        images = [basis @ chunk.mT for chunk in self._chunks(gram)]
+        if gram.on_features:
+            image = torch.cat(images, dim=1).double()  # (s, n)
+            rotation = torch.linalg.eigh(image @ image.mT).eigenvectors
+            taken = (rotation.mT @ image).square().mT * self._inverse_traces[layer]
+            return taken, taken.sum(0)
+        projected = sum((image.double() @ image.double().mT for image in images), 0.0)
+        values, rotation = torch.linalg.eigh(projected * self._inverse_traces[layer])
+        values = values.clamp_min(0)
+        return (rotation.mT @ basis.double()).square().mT * values, values
+
+    def _chunks(self, gram: Gram) -> Iterator[Tensor]:
+        """The rows, prepared; on the kernel side transposed, so that `d` is the last dimension."""
+        rows = gram.embeddings
+        mean = gram.mean.to(self.dtype) if self._center else None
+        scale = None if gram.scale is None else gram.scale.to(self.dtype)
+        length, width = rows.shape if gram.on_features else rows.shape[::-1]
+        elements = _CHUNK_ELEMENTS if rows.device.type == "cpu" else _ACCELERATOR_CHUNK_ELEMENTS
+        step = max(1, elements // width)
+        for start in range(0, length, step):
+            block = slice(start, start + step)
+            if gram.on_features:
+                yield _prepared(rows[block], None if scale is None else scale[block], mean, self)
+            else:
+                part = None if mean is None else mean[block]
+                yield _prepared(rows[:, block], scale, part, self).mT
+
+
+class DenseOperator:
+    """`V -> V G / tr G` for products that are at hand.
+
+    Args:
+        products: (layers, d, d) fp64, symmetric positive semi-definite.
+        traces: Their traces.
+
+    Cost of a product: `2 d² b` flops a layer.
+    """
+
+    def __init__(self, products: Tensor, traces: Sequence[float]) -> None:
+        self.layers, self.d = products.shape[:2]
+        self.dtype = products.dtype
+        self.device = products.device
+        self._products = products
+        self._traces = torch.tensor(traces, dtype=self.dtype, device=self.device)[:, None, None]
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
+        return torch.bmm(vectors, self._products) / self._traces
+
+
+def compute_dtype(storage: torch.dtype) -> torch.dtype:
+    """fp32 for everything that is stored in fp32 or narrower, fp64 for fp64."""
+    return torch.float64 if storage == torch.float64 else torch.float32
+
+
+def _prepared(rows: Tensor, scale: Tensor | None, mean: Tensor | None, like: Operator) -> Tensor:
+    rows = rows.to(like.dtype)
+    if scale is not None:
+        rows = rows * scale
+    return rows if mean is None else rows - mean

@@ -1,0 +1,273 @@
+"""The randomised way: leading directions by subspace iteration, the rest by test vectors.
+
+Nothing of size d² is made. The operator is `C / tr C`, whose trace is known exactly and whose
+eigenvalues lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigma_monitor.spectrum.lanczos import Lanczos, leading_subspace, orthonormal
+from sigma_monitor.spectrum.operator import Operator
+from sigma_monitor.spectrum.trace import (
+    ENTROPY,
+    ROOT,
+    ROOT_ENTROPY,
+    SpectralMeasure,
+    TraceEstimate,
+    gauss_rule,
+    log_ridge,
+    root_entropy_slope,
+    scaled_power,
+)
+
+__all__ = ["Effort", "Sounding", "log_effective_rank", "sound"]
+
+DEFLATED = 32  # leading directions taken out before the test vectors
+_SUBSPACE_ITERATIONS = 2
+
+# Steps end when the quadrature brackets are so narrow, half of it for each of the two parts.
+_LOG_DET_PER_DIMENSION = 5e-4  # nats
+_ENTROPY = 5e-3  # nats
+_MORE_STEPS, _MOST_STEPS = 4, 64  # between two looks, each of which waits for the device
+
+_NEAR_ONE = 1e-6  # orders so close to one are taken as one, where Σ x^q loses its digits
+_NONE = np.empty(0)
+
+# Purposes that random vectors are drawn for, part of their key.
+_START, _TEST, _SPHERE = range(3)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on one sounding."""
+
+    test_vectors: int  # N
+    sphere_vectors: int  # of the upper bound of the largest eigenvalue
+    leading_steps: int  # at first
+    steps: int  # at first
+    fixed: bool = False  # whether steps end there, or once the brackets are narrow
+
+    @classmethod
+    def first(cls, test_vectors: int, steps: int | None) -> Effort:
+        """Of a check that stands for itself."""
+        return cls(test_vectors, 4, steps or 4, steps or 20, fixed=steps is not None)
+
+    @classmethod
+    def following(cls, test_vectors: int, steps: int | None) -> Effort:
+        """Of a check that measures the change since another."""
+        return cls(min(6, test_vectors), 2, steps or 2, steps or 8, fixed=steps is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Sounding:
+    """What the recursions found in the spectrum of one layer's `C / tr C`."""
+
+    measure: SpectralMeasure
+    largest: tuple[float, float]  # Ritz value, and the probabilistic upper bound of λ_max
+    smallest: float  # smallest Ritz value: an upper bound of λ_min
+    rounding: float  # of both Ritz values
+    basis: Tensor | None  # (s, d) leading directions to start a later sounding from
+    steps: int
+    matvecs: int  # products with single vectors
+
+    def log_renyi_rank(self, q: float) -> TraceEstimate:
+        """`log Σ x^q / (1 − q)`, by order: the entropy at q = 1, `−log λ_max` at q = ∞.
+
+        At q = 0 nothing can tell a small eigenvalue from none: the value counts the nodes above
+        rounding, and the bracket runs from the entropy (ranks fall with their order) to log d.
+        """
+        if abs(q - 1) < _NEAR_ONE:
+            return self.measure.trace(ENTROPY)
+        if math.isinf(q):
+            return self.log_stable_rank()
+        if q == 0:
+            return self._log_rank()
+        top = self.largest[0]  # powers of x / top do not underflow all together
+        total = self.measure.trace(scaled_power(q, top))
+        log_total = total.mapped(_log, 1 / total.value)
+        return log_total.scaled(1 / (1 - q), q * math.log(top) / (1 - q))
+
+    def log_stable_rank(self) -> TraceEstimate:
+        """`−log λ_max`, certified above and with the probability of `largest` below."""
+        found, bound = self.largest
+        rounding = self.rounding / found
+        return TraceEstimate(-math.log(found), math.log(bound / found), 0.0, rounding, _NONE)
+
+    def _log_rank(self) -> TraceEstimate:
+        nodes, counts = self.measure.density()
+        most = math.log(self.measure.dimension)
+        low = self.measure.trace(ENTROPY)
+        floor = low.value - low.below - low.rounding
+        value = math.log(max(1.0, float(counts[nodes > self.rounding].sum())))
+        value = min(max(value, floor), most)
+        return TraceEstimate(value, max(0.0, value - floor), most - value, 0.0, _NONE)
+
+
+def sound(
+    operator: Operator,
+    effort: Effort,
+    *,
+    ridges: Sequence[float],
+    seed: int,
+    confidence: float,
+    basis: Tensor | None = None,
+) -> list[Sounding]:
+    """Run the recursions for every layer of `operator`.
+
+    The test vectors are Gaussian, drawn on the host and keyed by seed and dimension, so that they
+    are the same at every check and on every rank. Projected off the leading directions and scaled
+    to unit length they are uniform on the sphere of the complement. Where leading directions and
+    test vectors would reach d together, a full basis is used and nothing is random.
+
+    Args:
+        operator: Of trace 1.
+        effort: Vectors and steps.
+        ridges: ε / tr C of each layer, for the width of the bracket of log det.
+        seed: Of the random vectors.
+        confidence: Of the upper bound of λ_max.
+        basis: (layers, s, d) of an earlier sounding: spares the subspace iteration.
+
+    Cost: products with `3 s + k' s + N k` vectors, s = 32, k' steps from the leading directions
+    and k from the N test vectors; a look at the coefficients every few steps is all that waits for
+    the device.
+    """
+    d, layers = operator.d, operator.layers
+    test_vectors = 0 if d <= DEFLATED + effort.test_vectors else effort.test_vectors
+    matvecs = 0
+    if not test_vectors:
+        identity = torch.eye(d, dtype=operator.dtype, device=operator.device)
+        basis = identity.expand(layers, d, d)
+    elif basis is None:
+        start = _gaussian(operator, DEFLATED, seed, _START)
+        basis = leading_subspace(operator, start, iterations=_SUBSPACE_ITERATIONS)
+        matvecs = DEFLATED * (_SUBSPACE_ITERATIONS + 1)
+    test = _complement(_gaussian(operator, test_vectors, seed, _TEST), basis)
+    sphere = _gaussian(operator, effort.sphere_vectors, seed, _SPHERE)
+    leading = Lanczos(operator, basis)
+    rest = Lanczos(operator, _unit(torch.cat([test, sphere], dim=1)))
+    leading.advance(effort.leading_steps)
+    rest.advance(effort.steps)
+    while True:
+        measures = _measures(leading, rest, test_vectors, operator)
+        wide = np.array([_widths(*pair) for pair in zip(measures, ridges, strict=True)]).max(0) > 1
+        wide &= [run.steps < min(d, _MOST_STEPS) for run in (leading, rest)]
+        if effort.fixed or not wide.any():
+            break
+        for run, more in zip((leading, rest), wide, strict=True):
+            run.advance(_MORE_STEPS * int(more))
+    matvecs += leading.matvecs + rest.matvecs
+    ritz = gauss_rule(*rest.coefficients()).nodes  # (layers, vectors, k)
+    factor = _largest_over_ritz(d, rest.steps, (1 - confidence) ** (1 / effort.sphere_vectors))
+    products = orthonormal(leading.first_products())
+    soundings = []
+    for layer, measure in enumerate(measures):
+        found = max(float(measure.leading_gauss.nodes.max()), float(ritz[layer].max()))
+        bound = factor * float(ritz[layer, test_vectors:].max())
+        rounding = measure.node_rounding(found)
+        smallest = min(float(measure.leading_gauss.nodes.min()), float(ritz[layer].min()))
+        largest = (found, min(1.0, max(found, bound)))
+        refreshed = products[layer] if test_vectors else None
+        soundings.append(
+            Sounding(measure, largest, smallest, rounding, refreshed, rest.steps, matvecs)
+        )
+    return soundings
+
+
+def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
+    """Entropy of the singular values, `H = log S + R/S`; see `root_entropy_slope` for S and R.
+
+    H grows with R, and with S above S = R, so its extremes over the bracket of both are at corners
+    or at S = R.
+    """
+    root, entropy = measure.trace(ROOT), measure.trace(ROOT_ENTROPY)
+
+    def at(s: float, r: float) -> float:
+        return math.log(s) + r / s if s > 0 else 0.0
+
+    low_s, high_s = root.value - root.below, root.value + root.above
+    low_r, high_r = entropy.value - entropy.below, entropy.value + entropy.above
+    value = at(root.value, entropy.value)
+    low = min(at(s, low_r) for s in (low_s, high_s, min(max(low_r, low_s), high_s)))
+    high = max(at(s, high_r) for s in (low_s, high_s))
+    linear = measure.trace(root_entropy_slope(root.value, entropy.value))
+    return TraceEstimate(
+        value,
+        max(0.0, value - low),
+        max(0.0, high - value),
+        linear.rounding,
+        value + linear.per_vector - linear.value,
+    )
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf
+
+
+def _measures(
+    leading: Lanczos, rest: Lanczos, test_vectors: int, operator: Operator
+) -> list[SpectralMeasure]:
+    leading_alpha, leading_beta = leading.coefficients()
+    alpha, beta = (part[:, :test_vectors] for part in rest.coefficients())
+    return [
+        SpectralMeasure.from_coefficients(
+            (leading_alpha[layer], leading_beta[layer]),
+            (alpha[layer], beta[layer]),
+            rest_dimension=operator.d - leading_alpha.shape[1],
+            unit_roundoff=torch.finfo(operator.dtype).eps / 2,
+        )
+        for layer in range(operator.layers)
+    ]
+
+
+def _widths(measure: SpectralMeasure, ridge: float) -> tuple[float, float]:
+    """Bracket of the leading and of the other part, in units of what either may have."""
+    root, entropy = measure.trace(ROOT), measure.trace(ROOT_ENTROPY)
+    s, r = max(root.value, 1.0), entropy.value  # Σ sqrt(x) >= Σ x = 1
+    widths = np.zeros(2)
+    for function, allowed in (
+        (log_ridge(ridge), _LOG_DET_PER_DIMENSION * measure.dimension),
+        (ENTROPY, _ENTROPY),
+        (ROOT, _ENTROPY / abs(1 / s - r / s**2)),
+        (ROOT_ENTROPY, _ENTROPY * s),
+    ):
+        widths = np.maximum(widths, np.array(measure.gaps(function)) / (allowed / 2))
+    return float(widths[0]), float(widths[1])
+
+
+def _largest_over_ritz(d: int, steps: int, probability: float) -> float:
+    """Factor by which λ_max exceeds the largest Ritz value of a start on the sphere, at most.
+
+    With probability `1 − probability`: `1/(1 − x)`, `sqrt(x) = ln(1.648 sqrt(d)/p) / (2k − 1)`
+    (Kuczynski and Wozniakowski 1992, theorem 4.2).
+    """
+    x = (math.log(1.648 * math.sqrt(d) / probability) / (2 * steps - 1)) ** 2
+    return 1 / (1 - x) if x < 1 else math.inf
+
+
+def _gaussian(operator: Operator, count: int, seed: int, purpose: int) -> Tensor:
+    """(layers, count, d) standard normal vectors, the same for every layer, type and device."""
+    key = np.random.SeedSequence((seed, operator.d, purpose)).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(key))
+    vectors = torch.randn(count, operator.d, generator=generator)
+    vectors = vectors.to(operator.device, operator.dtype)
+    return vectors.expand(operator.layers, count, operator.d)
+
+
+def _complement(vectors: Tensor, basis: Tensor) -> Tensor:
+    """(layers, b, d) without their part in the span of the orthonormal (layers, s, d) rows."""
+    for _ in range(2):  # the second time for what rounding left
+        vectors = torch.baddbmm(vectors, vectors @ basis.mT, basis, alpha=-1)
+    return vectors
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norms

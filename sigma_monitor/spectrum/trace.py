@@ -1,0 +1,329 @@
+"""Traces of functions of an operator from Lanczos coefficients: brackets, then a mean of vectors.
+
+Two kinds of error, kept apart. Given the start vectors, a Gauss rule and a Gauss-Radau rule with a
+node at 0 lie on either side of `vᵀ f(A) v` (quadrature error). Over the start vectors, the mean has
+a Student t-interval (test-vector error). Everything here is small and in fp64 on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import xlogy
+
+from sigma_monitor.estimate import Estimate
+from sigma_monitor.spectrum.uncertainty import half_width
+
+__all__ = [
+    "ENTROPY",
+    "ROOT",
+    "ROOT_ENTROPY",
+    "Rule",
+    "ScalarFunction",
+    "SpectralMeasure",
+    "TraceEstimate",
+    "gauss_rule",
+    "log_ridge",
+    "radau_rule",
+    "root_entropy_slope",
+    "scaled_power",
+]
+
+Array: TypeAlias = NDArray[np.float64]
+
+# Products in arithmetic of unit roundoff u move an eigenvalue λ of an operator A of trace 1 by
+# about u·sqrt(λ), since both factors of XᵀX are off by u·‖X‖, and a recursion that starts from v
+# cannot tell nodes closer than u·‖Av‖. Widened to what the worst regime of the coverage study
+# needs.
+_ROUNDING = 8.0
+
+# Share of the trace outside the leading directions, in units of roundoff, below which it is not
+# known well enough to be a control variate.
+_LEAST_ENERGY = 1e3
+
+
+@dataclass(frozen=True)
+class ScalarFunction:
+    """A function on [0, 1] whose even derivatives have one sign and the odd ones the other."""
+
+    value: Callable[[Array], Array]
+    slope: Callable[[Array], Array]  # |f'(x)| for x > 0
+
+
+def log_ridge(ridge: float) -> ScalarFunction:
+    """`log(1 + x/ε)`."""
+    return ScalarFunction(lambda x: np.log1p(x / ridge), lambda x: 1 / (x + ridge))
+
+
+def scaled_power(q: float, unit: float) -> ScalarFunction:
+    """`(x/unit)^q`, q > 0."""
+    return ScalarFunction(
+        lambda x: np.float_power(x / unit, q), lambda x: q / unit * np.float_power(x / unit, q - 1)
+    )
+
+
+ENTROPY = ScalarFunction(lambda x: -xlogy(x, x), lambda x: np.abs(1 + np.log(x)))
+ROOT = ScalarFunction(np.sqrt, lambda x: 0.5 / np.sqrt(x))
+ROOT_ENTROPY = ScalarFunction(  # −sqrt(x) log sqrt(x)
+    lambda x: -xlogy(np.sqrt(x), x) / 2, lambda x: np.abs(1 + np.log(x) / 2) / (2 * np.sqrt(x))
+)
+
+
+def root_entropy_slope(root_sum: float, root_entropy: float) -> ScalarFunction:
+    """First-order change of the entropy of the shares `sqrt(x)/S` when the spectrum changes.
+
+    That entropy is `H = log S + R/S`, with `S = Σ sqrt(x)` and `R = −Σ sqrt(x) log sqrt(x)`.
+    """
+    by_root = 1 / root_sum - root_entropy / root_sum**2
+    return ScalarFunction(
+        lambda x: by_root * ROOT.value(x) + ROOT_ENTROPY.value(x) / root_sum,
+        lambda x: np.abs(by_root - (1 + np.log(x) / 2) / root_sum) / (2 * np.sqrt(x)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """Quadrature rules for the spectral measures of start vectors; each sums to `‖v‖² = 1`."""
+
+    nodes: Array  # (vectors, k) in [0, 1]
+    weights: Array  # (vectors, k)
+
+    def apply(self, function: Callable[[Array], Array]) -> Array:
+        """(vectors,) values of `Σ_j w_j f(x_j)`."""
+        total: Array = (self.weights * function(self.nodes)).sum(-1)
+        return total
+
+
+def gauss_rule(alpha: Array, beta: Array) -> Rule:
+    """The k-point Gauss rules of tridiagonals (Golub and Welsch 1969).
+
+    Upper bound of `vᵀ f(A) v` where `f^(2k) <= 0` (log, square root, −x log x), lower where >= 0.
+
+    Args:
+        alpha: (vectors, k) diagonals.
+        beta: (vectors, k) off-diagonals; the last one is not used.
+    """
+    return _rule(alpha, beta[..., :-1])
+
+
+def radau_rule(alpha: Array, beta: Array, node: float = 0.0) -> Rule:
+    """The (k+1)-point Gauss-Radau rules with one node fixed (Golub 1973).
+
+    With a node at or below the spectrum, a lower bound where `f^(2k+1) >= 0` (log, square root,
+    −x log x); with one at or above the spectrum, an upper bound. One end of the spectrum is always
+    certified: 0 bounds a positive semi-definite operator, and its trace the other end.
+
+    Args:
+        alpha: (vectors, k) diagonals.
+        beta: (vectors, k) off-diagonals, the last one coupling to the step that was not taken.
+        node: 0 or below, or at or above the spectrum.
+    """
+    side = 1.0 if node <= 0 else -1.0
+    tiny = np.finfo(np.float64).tiny
+    pivot = np.maximum(side * (alpha[..., 0] - node), tiny)
+    for j in range(1, alpha.shape[-1]):
+        # A pivot can only lose its sign by rounding: then the Krylov space is exhausted.
+        pivot = np.maximum(side * (alpha[..., j] - node) - beta[..., j - 1] ** 2 / pivot, tiny)
+    coupling = beta[..., -1] ** 2
+    last = node + side * np.where(coupling > 0, coupling / pivot, 0.0)
+    return _rule(np.concatenate([alpha, last[..., None]], -1), beta)
+
+
+def _rule(diagonal: Array, off_diagonal: Array) -> Rule:
+    size = diagonal.shape[-1]
+    index = np.arange(size)
+    matrix = np.zeros((*diagonal.shape, size))
+    matrix[..., index, index] = diagonal
+    matrix[..., index[1:], index[:-1]] = off_diagonal  # eigh reads the lower triangle
+    nodes, vectors = np.linalg.eigh(matrix)
+    return Rule(np.clip(nodes, 0.0, 1.0), vectors[..., 0, :] ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class TraceEstimate:
+    """A trace, or a monotone function of one, with its kinds of error apart."""
+
+    value: float
+    below: float  # quadrature: given the test vectors, the truth is at most so far below
+    above: float  # and so far above
+    rounding: float
+    per_vector: (
+        Array  # (vectors,) single estimates whose mean is `value`; none if nothing is random
+    )
+
+    def mapped(self, function: Callable[[float], float], slope: float) -> TraceEstimate:
+        """Under a monotone function, of that slope at `value`."""
+        value = function(self.value)
+        ends = sorted((function(self.value - self.below), function(self.value + self.above)))
+        return TraceEstimate(
+            value,
+            max(0.0, value - ends[0]),
+            max(0.0, ends[1] - value),
+            abs(slope) * self.rounding,
+            value + slope * (self.per_vector - self.value),
+        )
+
+    def scaled(self, factor: float, shift: float = 0.0) -> TraceEstimate:
+        """`factor · trace + shift`."""
+        return self.mapped(lambda x: factor * x + shift, factor)
+
+    def minus(self, other: TraceEstimate) -> TraceEstimate:
+        """The difference, paired vector by vector where both have test vectors."""
+        common = min(len(self.per_vector), len(other.per_vector))
+        paired = self.per_vector[:common] - other.per_vector[:common]
+        return TraceEstimate(
+            float(paired.mean()) if common else self.value - other.value,
+            self.below + other.above,
+            self.above + other.below,
+            self.rounding + other.rounding,
+            paired,
+        )
+
+    def standard_error(self) -> float:
+        """Of the mean over the test vectors; 0 when nothing is random."""
+        vectors = len(self.per_vector)
+        return float(np.std(self.per_vector, ddof=1)) / math.sqrt(vectors) if vectors else 0.0
+
+    def estimate(self, confidence: float) -> Estimate:
+        """The t-interval over the test vectors, widened by quadrature and rounding on its side."""
+        vectors = len(self.per_vector)
+        half = half_width(self.standard_error(), vectors, confidence) if vectors else 0.0
+        return Estimate(
+            self.value,
+            self.value - self.below - self.rounding - half,
+            self.value + self.above + self.rounding + half,
+            "test_vectors" if vectors else "quadrature",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralMeasure:
+    """What Lanczos recursions know of the spectrum of one operator A of trace 1 and dimension d.
+
+    A trace is the sum over s orthonormal leading directions, plus what random unit vectors of
+    their complement say about the other `d − s`. The trace of A itself being 1, each vector's
+    share of it is a control variate.
+    """
+
+    leading_gauss: Rule  # (s, k)
+    leading_radau: Rule
+    rest_gauss: Rule  # (vectors, k); no vectors when the leading directions are a basis
+    rest_radau: Rule
+    rest_share: Array  # (vectors,) vᵀAv
+    rest_dimension: int  # d − s
+    unit_roundoff: float  # of the arithmetic of the products
+
+    @classmethod
+    def from_coefficients(
+        cls,
+        leading: tuple[Array, Array],
+        rest: tuple[Array, Array],
+        *,
+        rest_dimension: int,
+        unit_roundoff: float,
+    ) -> SpectralMeasure:
+        """From α and β of the leading directions, (s, k), and of the test vectors, (vectors, k)."""
+        return cls(
+            gauss_rule(*leading),
+            radau_rule(*leading),
+            gauss_rule(*rest),
+            radau_rule(*rest),
+            rest[0][:, 0],
+            rest_dimension,
+            unit_roundoff,
+        )
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return len(self.leading_gauss.nodes) + self.rest_dimension
+
+    @property
+    def vectors(self) -> int:
+        """Number of test vectors; 0 when nothing is random."""
+        return len(self.rest_share)
+
+    def trace(self, function: ScalarFunction) -> TraceEstimate:
+        """`tr f(A)`; its rounding term is the first-order effect of inexact products."""
+        gauss = float(self.leading_gauss.apply(function.value).sum())
+        radau = float(self.leading_radau.apply(function.value).sum())
+        rounding = float(self._rounding(self.leading_gauss, function).sum())
+        per_vector = np.empty(0)
+        if self.vectors:
+            values = self.rest_gauss.apply(function.value)
+            gap = float((self.rest_radau.apply(function.value) - values).mean())
+            per_vector = gauss + self.rest_dimension * (values - self._control(function))
+            radau += float(per_vector.mean()) - gauss + self.rest_dimension * gap
+            gauss = float(per_vector.mean())
+            rest = self._rounding(self.rest_gauss, function)
+            rounding += self.rest_dimension * float(rest.mean())
+        rounding += _ROUNDING * self.unit_roundoff * abs(gauss)
+        return TraceEstimate(
+            gauss, max(0.0, gauss - radau), max(0.0, radau - gauss), rounding, per_vector
+        )
+
+    def node_rounding(self, node: float) -> float:
+        """How far rounding can move a Ritz value."""
+        return float(self._error(np.array(math.sqrt(node) + node)))
+
+    def _error(self, scale: Array) -> Array:
+        error: Array = _ROUNDING * self.unit_roundoff * (scale + self.unit_roundoff)
+        return error
+
+    def _rounding(self, rule: Rule, function: ScalarFunction) -> Array:
+        """(vectors,) change of each value when every node moves by its rounding."""
+        nodes = rule.nodes
+        image = np.sqrt((rule.weights * nodes**2).sum(-1, keepdims=True))  # ‖Av‖
+        error = self._error(np.sqrt(nodes) + image)
+        change: Array = (rule.weights * function.slope(np.maximum(nodes, error)) * error).sum(-1)
+        return change
+
+    def _control(self, function: ScalarFunction) -> Array | float:
+        """(vectors,) zero-mean part of each vector's value that its share of the trace explains.
+
+        The slope of f on x is that of the spectral density, as all *other* vectors see it: it is
+        independent of the vector it corrects, which keeps the estimate unbiased.
+        """
+        energy = 1 - float(self.leading_gauss.apply(lambda x: x).sum())
+        if energy < _LEAST_ENERGY * self.unit_roundoff:
+            return 0.0  # the difference of two traces would be rounding
+        x, weights = self.rest_gauss.nodes, self.rest_gauss.weights
+        f = function.value(x)
+
+        def others(values: Array) -> Array:
+            own = (values * weights).sum(-1)
+            mean: Array = (own.sum() - own) / max(self.vectors - 1, 1)
+            return mean
+
+        mean_f, mean_x = others(f), others(x)
+        spread = others(x * x) - mean_x**2
+        slope = np.where(
+            spread > 0, (others(f * x) - mean_f * mean_x) / np.where(spread > 0, spread, 1), 0
+        )
+        control: Array = slope * (self.rest_share - energy / self.rest_dimension)
+        return control
+
+    def gaps(self, function: ScalarFunction) -> tuple[float, float]:
+        """Width of the quadrature bracket of the leading part, and of the other part."""
+        gauss, radau = self.leading_gauss, self.leading_radau
+        leading = abs(float((gauss.apply(function.value) - radau.apply(function.value)).sum()))
+        if not self.vectors:
+            return leading, 0.0
+        gauss, radau = self.rest_gauss, self.rest_radau
+        gap = abs(float((gauss.apply(function.value) - radau.apply(function.value)).mean()))
+        return leading, self.rest_dimension * gap
+
+    def density(self) -> tuple[Array, Array]:
+        """Nodes, descending, and the number of eigenvalues each stands for."""
+        nodes, counts = self.leading_gauss.nodes.ravel(), self.leading_gauss.weights.ravel()
+        if self.vectors:
+            share = self.rest_dimension / self.vectors
+            nodes = np.concatenate([nodes, self.rest_gauss.nodes.ravel()])
+            counts = np.concatenate([counts, share * self.rest_gauss.weights.ravel()])
+        order = np.argsort(-nodes)
+        return nodes[order], counts[order]
