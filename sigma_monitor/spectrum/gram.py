@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["Gram", "Product", "blocks", "mean_cosine", "row_norms", "validated"]
+__all__ = ["Gram", "Product", "blocks", "check_norms", "mean_cosine", "row_norms", "validated"]
 
 # Rows are widened to fp64 this many elements at a time (8 MiB), never all at once. Larger chunks
 # leave the cache of a CPU: four times as many took 1.2 to 1.8 times as long.
@@ -99,19 +99,21 @@ class Gram:
             )
         n, m = embeddings.shape
         norms = embeddings.new_empty(n, 1, dtype=torch.float64)
-        sums = embeddings.new_zeros(2, m, dtype=torch.float64)  # of the rows, of their directions
+        row_sum = embeddings.new_zeros(m, dtype=torch.float64)
+        direction_sum = torch.zeros_like(row_sum)
         for rows in blocks(n, m):
             chunk = embeddings[rows].double()
             norms[rows] = torch.linalg.vector_norm(chunk, dim=1, keepdim=True)
-            weights = torch.cat([torch.ones_like(norms[rows]), _inverse(norms[rows])], dim=1)
-            sums.addmm_(weights.T, chunk)
+            # Pairwise sums: a matrix product adds naively, and equal rows would not centre to zero.
+            row_sum += chunk.sum(0)
+            direction_sum += (chunk * _inverse(norms[rows])).sum(0)
         check_norms(norms, embeddings, "embeddings")
         return cls(
             embeddings=embeddings,
             scale=_inverse(norms) if normalize else None,
-            mean=sums[int(normalize)] / n,
+            mean=(direction_sum if normalize else row_sum) / n,
             norms=norms,
-            direction_sum=sums[1],
+            direction_sum=direction_sum,
             nonzero_rows=int((norms > 0).sum()),
         )
 

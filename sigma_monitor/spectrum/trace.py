@@ -67,10 +67,14 @@ def scaled_power(q: float, unit: float) -> ScalarFunction:
     )
 
 
-ENTROPY = ScalarFunction(lambda x: -xlogy(x, x), lambda x: np.abs(1 + np.log(x)))
+def _entropy(x: Array) -> Array:
+    return -np.asarray(xlogy(x, x), dtype=np.float64)
+
+
+ENTROPY = ScalarFunction(_entropy, lambda x: np.abs(1 + np.log(x)))
 ROOT = ScalarFunction(np.sqrt, lambda x: 0.5 / np.sqrt(x))
 ROOT_ENTROPY = ScalarFunction(  # −sqrt(x) log sqrt(x)
-    lambda x: -xlogy(np.sqrt(x), x) / 2, lambda x: np.abs(1 + np.log(x) / 2) / (2 * np.sqrt(x))
+    lambda x: _entropy(np.sqrt(x)), lambda x: np.abs(1 + np.log(x) / 2) / (2 * np.sqrt(x))
 )
 
 

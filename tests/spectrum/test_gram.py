@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigma_monitor.errors import InputError
+from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum.exact import decompose
 from sigma_monitor.spectrum.gram import Gram
@@ -173,3 +173,11 @@ def test_a_direction_at_1e_12_of_the_largest_is_kept():
 def test_a_wrong_input_never_becomes_a_product():
     with pytest.raises(InputError):
         Gram.from_embeddings(torch.ones(3))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_many_equal_rows_centre_to_zero(normalize):
+    rows = gaussian(1, 8).expand(200_000, 8)
+    gram = Gram.from_embeddings(rows, normalize=normalize)
+    with pytest.raises(ZeroTraceError, match="all rows are equal"):
+        decompose(gram, center=True)
