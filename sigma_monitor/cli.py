@@ -55,7 +55,28 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
     demo.set_defaults(run=_demo)
+    _add_analyze(commands)
     return parser
+
+
+def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    analyze = commands.add_parser("analyze", help="spectra of embeddings in files, and their drift")
+    analyze.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".npy, .npz, .safetensors or .pt; FILE:name for one of its arrays. Further files are "
+        "compared with the first",
+    )
+    analyze.add_argument("--normalize", action="store_true", help="scale rows to unit length")
+    ridge = analyze.add_mutually_exclusive_group()
+    ridge.add_argument("--relative-ridge", type=float, help="in units of tr(C)/m; default: 1e-3")
+    ridge.add_argument("--ridge", type=float, help="absolute, on C = G/n")
+    analyze.add_argument("--method", choices=("auto", "exact", "lanczos"), default="auto")
+    analyze.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
+    analyze.add_argument("--picture", type=Path, help="draw the spectra to this .svg or .png")
+    analyze.add_argument("--json", action="store_true", help="print the result as JSON")
+    analyze.set_defaults(run=_analyze)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -73,3 +94,27 @@ def _demo(options: argparse.Namespace) -> int:
         )
     print(json.dumps(result.to_dict(), indent=2) if options.json else result.table())
     return _OK if result.as_expected else _INTERNAL
+
+
+def _analyze(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):
+        from sigma_monitor import analysis
+
+        if options.picture is not None:
+            analysis.check_picture(options.picture)
+        settings = analysis.Settings(
+            normalize=options.normalize,
+            ridge=options.ridge,
+            relative_ridge=options.relative_ridge,
+            method=options.method,
+            confidence=options.confidence,
+        )
+        report = analysis.analyze_files(options.files, settings)
+        if options.picture is not None:
+            analysis.draw(report, options.picture)
+    print(
+        json.dumps(report.to_dict(), indent=2, allow_nan=False)
+        if options.json
+        else analysis.table(report)
+    )
+    return _OK

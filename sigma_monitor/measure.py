@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,13 +14,24 @@ from torch import Tensor
 from sigma_monitor.errors import ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import Rows
-from sigma_monitor.spectrum import Gram, SpectralSummary, summarize
+from sigma_monitor.spectrum import Gram, Method, SpectralSummary, summarize
 
-__all__ = ["FLOORED", "WATCHED", "Measured", "measure"]
+__all__ = [
+    "CENTRED",
+    "FLOORED",
+    "POOLED",
+    "UNCENTRED",
+    "WATCHED",
+    "Measured",
+    "VectorValues",
+    "measure",
+]
 
 # Keys in a snapshot: the series of the relative rule, and that of the absolute floor.
 WATCHED = "effective_rank"
 FLOORED = "pooled/uncentred/effective_rank"
+
+CENTRED, UNCENTRED, POOLED = "centred", "uncentred", "pooled"  # the spectra of a layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +39,32 @@ class Measured:
     """The spectra of one layer at one check."""
 
     estimates: dict[str, Estimate]  # by key, see `Snapshot.layers`
-    leave_one_out: NDArray[np.float64] | None  # (examples,) log effective rank, centred rows
+    spectra: dict[str, SpectralSummary]  # centred, uncentred, pooled: the next check follows them
     rows: int  # rows of the spectrum
     pooled_limit: int  # the largest rank that the mean-pooled rows can have
     unmeasured: float = 0.0  # NaN: non-finite embeddings; −inf: vanished; 0: measured
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The way each spectrum was found."""
+        return {name: summary.method for name, summary in self.spectra.items()}
+
+    @property
+    def leave_one_out(self) -> NDArray[np.float64] | None:
+        """(examples,) log effective rank of the centred rows without each example."""
+        return self.spectra[CENTRED].log_rank_without if self.spectra else None
+
+    @property
+    def vector_values(self) -> VectorValues | None:
+        """What each test vector said of it; None where nothing was random."""
+        randomized = self.spectra[CENTRED].randomized if self.spectra else None
+        if randomized is None or not len(randomized.parts[WATCHED].per_vector):
+            return None
+        own, anchor = randomized.parts[WATCHED], randomized.anchor
+        if anchor is None or anchor.randomized is None:
+            return VectorValues(own.per_vector, None)
+        level = anchor.randomized.parts[WATCHED]
+        return VectorValues(level.per_vector, own.minus(level).per_vector)
 
     def log_of(self, key: str) -> float:
         """Natural log of an estimate; NaN or −inf where nothing could be measured."""
@@ -40,37 +72,69 @@ class Measured:
         return self.unmeasured if estimate is None else math.log(estimate.value)
 
 
+@dataclass(frozen=True, eq=False)
+class VectorValues:
+    """Log effective rank of the centred rows by single test vectors."""
+
+    level: NDArray[np.float64]  # (vectors,) of the check whose level counts
+    change: NDArray[np.float64] | None  # (fewer,) since that check; None when it is this one
+
+
 def measure(
     rows: Rows,
     *,
     functionals: Sequence[str],
     relative_ridge: float,
-    method: Literal["auto", "exact"],
+    methods: Mapping[str, Method],
+    previous: Measured | None = None,
 ) -> Measured:
-    """Centred and uncentred spectrum of the rows, and the uncentred one of mean-pooled rows."""
+    """Centred and uncentred spectrum of the rows, and the uncentred one of mean-pooled rows.
+
+    Args:
+        rows: Of one layer.
+        functionals: Attributes of `SpectralSummary` to keep.
+        relative_ridge: Of log det.
+        methods: By spectrum, `"centred"`, `"uncentred"`, `"pooled"`; `"auto"` when missing.
+        previous: Of the same layer at the check before: randomised spectra of as many rows reuse
+            its leading directions and test vectors.
+    """
     size, limit = len(rows.embeddings), min(rows.pooled.shape)
     if not bool(rows.finite.all()):
-        return Measured({}, None, size, limit, math.nan)
+        return Measured({}, {}, size, limit, math.nan)
 
-    def spectrum(gram: Gram, *, center: bool, groups: Tensor | None) -> SpectralSummary:
+    def spectrum(name: str, gram: Gram, groups: Tensor | None = None) -> SpectralSummary:
+        method = methods.get(name, "auto")
+        before = previous.spectra.get(name) if previous is not None else None
+        follows = (
+            before is not None
+            and before.method == method == "lanczos"
+            and (before.n, before.m) == (gram.n, gram.m)
+        )
         return summarize(
-            gram, center=center, relative_ridge=relative_ridge, method=method, groups=groups
+            gram,
+            center=name == CENTRED,
+            relative_ridge=relative_ridge,
+            method=method,
+            groups=groups,
+            previous=before if follows else None,
         )
 
     gram = _gram(rows.embeddings)
     pooled_gram = gram if rows.pooled is rows.embeddings else _gram(rows.pooled)
     try:
-        centred = spectrum(gram, center=True, groups=rows.groups)
-        uncentred = spectrum(gram, center=False, groups=rows.groups)
-        pooled = spectrum(pooled_gram, center=False, groups=None)
+        spectra = {
+            CENTRED: spectrum(CENTRED, gram, rows.groups),
+            UNCENTRED: spectrum(UNCENTRED, gram, rows.groups),
+            POOLED: spectrum(POOLED, pooled_gram),
+        }
     except ZeroTraceError:
-        return Measured({}, None, size, limit, -math.inf)
-    estimates = {name: getattr(centred, name) for name in functionals if name != "mean_cosine"}
-    estimates |= {f"uncentred/{name}": getattr(uncentred, name) for name in functionals}
-    estimates[FLOORED] = pooled.effective_rank
-    without = centred.leave_one_out
-    log_ranks = None if without is None else without.log_effective_rank
-    return Measured(estimates, log_ranks, size, limit)
+        return Measured({}, {}, size, limit, -math.inf)
+    estimates = {
+        name: getattr(spectra[CENTRED], name) for name in functionals if name != "mean_cosine"
+    }
+    estimates |= {f"uncentred/{name}": getattr(spectra[UNCENTRED], name) for name in functionals}
+    estimates[FLOORED] = spectra[POOLED].effective_rank
+    return Measured(estimates, spectra, size, limit)
 
 
 def _gram(embeddings: Tensor) -> Gram:

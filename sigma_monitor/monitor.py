@@ -20,7 +20,7 @@ from sigma_monitor.alert import Alert, Status
 from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import Detector, Thresholds, worded
 from sigma_monitor.errors import InputError, RecordError
-from sigma_monitor.measure import WATCHED, Measured, measure
+from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, WATCHED, Measured, measure
 from sigma_monitor.probing import Probe, ProbeSet, Reading
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
@@ -28,7 +28,12 @@ from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
 from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
 from sigma_monitor.snapshot import Snapshot
-from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, FUNCTIONALS
+from sigma_monitor.spectrum.summary import (
+    DEFAULT_RELATIVE_RIDGE,
+    FUNCTIONALS,
+    METHODS,
+    Method,
+)
 from sigma_monitor.watch import LayerWatch
 
 __all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
@@ -61,7 +66,8 @@ class SigmaMonitor:
         pooling: `"tokens"` (every token but the first is a row), `"mean"` or `"last"`.
         relative_ridge: Ridge of log det, relative to tr(C)/m.
         functionals: Attributes of `SpectralSummary` to log; `effective_rank` always is.
-        method: `"auto"` or `"exact"`.
+        method: `"exact"` or `"lanczos"`, see `spectral_summary`; `"auto"` takes for each spectrum
+            what is cheaper on the model's device at the first check, and keeps to it.
         detector: Keyword arguments of `Thresholds` for the watched series, such as
             `{"collapsed": 0.4}`.
         baseline: `"start"` (loaded weights), `"plateau"` (drawn weights), or `"auto"`: start when
@@ -106,7 +112,7 @@ class SigmaMonitor:
         pooling: Pooling = "tokens",
         relative_ridge: float = DEFAULT_RELATIVE_RIDGE,
         functionals: Sequence[str] = DEFAULT_FUNCTIONALS,
-        method: Literal["auto", "exact"] = "auto",
+        method: Method = "auto",
         detector: Mapping[str, Any] | None = None,
         baseline: Literal["auto", "start", "plateau"] = "auto",
         embed_fn: EmbedFn | None = None,
@@ -151,6 +157,8 @@ class SigmaMonitor:
         self._fingerprint: str | None = None
         self._examples: int | None = None  # the probe set is cut to so many
         self._cut_probes: ProbeSet | None = None
+        self._methods: dict[str, dict[str, Method]] = {}  # fixed by a run's first check, by layer
+        self._previous: dict[str, Measured] = {}
         self._warm_up_seconds = 0.0
         self._release_sinks()
 
@@ -241,7 +249,7 @@ class SigmaMonitor:
             self._warm_up(model, probes)
         started = time.perf_counter()
         reading = self.probe.read(model, probes)
-        measured = self._measure(reading)
+        measured = self._measure(reading, follow=True)
         self._recognise(self._current_fingerprint(probes, reading), model, step)
         if not self._watches:
             self._open(model, step, reading, measured)
@@ -273,16 +281,23 @@ class SigmaMonitor:
             self._cut_probes = self.probes.first(self._examples)
         return self._cut_probes
 
-    def _measure(self, reading: Reading) -> dict[str, Measured]:
-        return {
-            layer: measure(
+    def _measure(self, reading: Reading, *, follow: bool = False) -> dict[str, Measured]:
+        """The spectra of every layer; `follow` those of the check before."""
+        measured = {}
+        for layer, rows in reading.layers.items():
+            asked: dict[str, Method] = dict.fromkeys((CENTRED, UNCENTRED, POOLED), self.method)
+            measured[layer] = measure(
                 rows,
                 functionals=self.functionals,
                 relative_ridge=self.relative_ridge,
-                method=self.method,
+                methods=asked | self._methods.get(layer, {}) if follow else asked,
+                previous=self._previous.get(layer) if follow else None,
             )
-            for layer, rows in reading.layers.items()
-        }
+            if follow and measured[layer].spectra:
+                # A series is of one method: two would differ by the error of the test vectors.
+                self._methods[layer] = measured[layer].methods
+                self._previous[layer] = measured[layer]
+        return measured
 
     def _open(
         self, model: nn.Module, step: int, reading: Reading, measured: dict[str, Measured]
@@ -357,6 +372,8 @@ class SigmaMonitor:
             self._watches[layer].update(opening.step, layer_measured)
         if shrink:  # these are of the larger set
             self._fingerprint = self._first_loss = None
+            self._methods = {layer: m.methods for layer, m in measured.items() if m.spectra}
+            self._previous = {}
 
     def _say_plan(self, step: int, shrink: bool) -> None:
         if not shrink and not self.cadence.stretched:
@@ -458,7 +475,7 @@ class SigmaMonitor:
             conventions={
                 "pooling": self.probe.pooling,
                 "relative_ridge": self.relative_ridge,
-                "method": "exact",
+                "method": {layer: m.methods for layer, m in measured.items() if m.spectra},
                 "seed": self.probe.seed,
                 "held_out": self._ready_probes().held_out,
             },
@@ -525,6 +542,7 @@ class SigmaMonitor:
             "checks": self.checks,
             "failures": self.failures,
             "first_loss": self._first_loss,
+            "methods": self._methods,
             "cadence": self.cadence.state_dict(),
             "watches": {layer: watch.state_dict() for layer, watch in self._watches.items()},
         }
@@ -559,6 +577,7 @@ class SigmaMonitor:
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
             self._first_loss = state["first_loss"]
+            self._methods = {layer: dict(m) for layer, m in state["methods"].items()}
             self._fingerprint = state["fingerprint"]
             self._examples = state["examples"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -584,8 +603,8 @@ def _check_choices(
     unknown = [name for name in functionals if name not in FUNCTIONALS]
     if isinstance(functionals, str) or unknown:
         raise InputError(f"functionals={functionals!r}: pass a list of {', '.join(FUNCTIONALS)}.")
-    if method not in ("auto", "exact"):
-        raise InputError(f'method={method!r}: this version knows "auto" and "exact".')
+    if method not in METHODS:
+        raise InputError(f'method={method!r}: pass "auto", "exact" or "lanczos".')
     if baseline not in ("auto", "start", "plateau"):
         raise InputError(f'baseline={baseline!r}: pass "auto", "start" or "plateau".')
     if not 0 < relative_ridge < 1:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sigma_monitor.alert import Alert, Status
 from sigma_monitor.detection import Detector
-from sigma_monitor.measure import FLOORED, WATCHED, Measured
-from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
+from sigma_monitor.measure import FLOORED, WATCHED, Measured, VectorValues
+from sigma_monitor.spectrum.uncertainty import (
+    half_width,
+    mean_standard_error,
+    paired_standard_error,
+)
 
 __all__ = ["FLOOR", "LayerWatch"]
+
+Array: TypeAlias = NDArray[np.float64]
 
 FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
 _LEAST_POOLED = 4 * FLOOR  # a rank that can hardly exceed the floor says nothing by being low
@@ -42,7 +50,8 @@ class LayerWatch:
         self.level = Detector(baseline=baseline, expected_checks=expected_checks, **options)
         self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
         self._told = Status.HEALTHY  # the worst status of this episode that an alert was raised for
-        self._reference: np.ndarray[Any, np.dtype[np.float64]] | None = None
+        self._reference: Array | None = None  # (examples,) log ranks without each example
+        self._reference_vectors: Array | None = None  # (vectors,) log ranks by test vector
 
     @property
     def status(self) -> Status:
@@ -67,6 +76,8 @@ class LayerWatch:
             alerts = [_with_interval(alert, half) for alert in alerts]
         if warming_up and measured.leave_one_out is not None:
             self._reference = measured.leave_one_out
+            values = measured.vector_values
+            self._reference_vectors = None if values is None else values.level
         if not warming_up and measured.estimates and measured.pooled_limit >= _LEAST_POOLED:
             self.floor.update(step, measured.log_of(FLOORED))
             alerts += [
@@ -88,11 +99,25 @@ class LayerWatch:
         return True
 
     def _paired(self, measured: Measured) -> float | None:
-        """Standard error of the change against the reference on the same examples, nats."""
+        """Standard error of the change against the reference on the same examples, nats.
+
+        Of the finite probe set, and of the test vectors where the spectra are randomised.
+        """
         without = measured.leave_one_out
         if without is None or self._reference is None or len(without) != len(self._reference):
             return None
-        return paired_standard_error(self._reference, without)
+        sampling = paired_standard_error(self._reference, without)
+        return math.hypot(sampling, self._vector_error(measured.vector_values))
+
+    def _vector_error(self, values: VectorValues | None) -> float:
+        if values is None:
+            return 0.0
+        reference = self._reference_vectors
+        level = values.level
+        if reference is not None and len(reference) == len(level):
+            level = level - reference
+        since = 0.0 if values.change is None else mean_standard_error(values.change)
+        return math.hypot(mean_standard_error(level), since)
 
     def _placed(self, alert: Alert, functional: str, convention: str) -> Alert:
         return replace(alert, layer=self.layer, functional=functional, convention=convention)
@@ -103,7 +128,8 @@ class LayerWatch:
             "level": self.level.state_dict(),
             "floor": self.floor.state_dict(),
             "told": self._told.name,
-            "reference": None if self._reference is None else self._reference.tolist(),
+            "reference": _listed(self._reference),
+            "reference_vectors": _listed(self._reference_vectors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -113,8 +139,16 @@ class LayerWatch:
         self.level.load_state_dict({**level, "thresholds": {**level["thresholds"], **self.options}})
         self.floor.load_state_dict(state["floor"])
         self._told = Status[state["told"]]
-        reference = state["reference"]
-        self._reference = None if reference is None else np.asarray(reference, dtype=np.float64)
+        self._reference = _array(state["reference"])
+        self._reference_vectors = _array(state["reference_vectors"])
+
+
+def _listed(values: Array | None) -> list[float] | None:
+    return None if values is None else values.tolist()
+
+
+def _array(values: Sequence[float] | None) -> Array | None:
+    return None if values is None else np.asarray(values, dtype=np.float64)
 
 
 def _bounded(alert: Alert, measured: Measured) -> Alert:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.spectrum.uncertainty import half_width
+from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
 
 __all__ = [
     "ENTROPY",
@@ -190,8 +190,7 @@ class TraceEstimate:
 
     def standard_error(self) -> float:
         """Of the mean over the test vectors; 0 when nothing is random."""
-        vectors = len(self.per_vector)
-        return float(np.std(self.per_vector, ddof=1)) / math.sqrt(vectors) if vectors else 0.0
+        return mean_standard_error(self.per_vector) if len(self.per_vector) else 0.0
 
     def estimate(self, confidence: float) -> Estimate:
         """The t-interval over the test vectors, widened by quadrature and rounding on its side."""

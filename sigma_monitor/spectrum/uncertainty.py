@@ -32,6 +32,7 @@ __all__ = [
     "half_width",
     "jackknife_standard_error",
     "leave_one_out",
+    "mean_standard_error",
     "paired_standard_error",
 ]
 
@@ -107,6 +108,11 @@ def jackknife_standard_error(leave_one_out_values: NDArray[np.float64]) -> float
     """`sqrt((n−1)/n Σ (θ_(i) − mean)²)` of n leave-one-out values (Efron and Stein 1981)."""
     n = len(leave_one_out_values)
     return math.sqrt((n - 1) * float(np.var(leave_one_out_values)))
+
+
+def mean_standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of the mean of independent values: of test vectors, not of examples."""
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def paired_standard_error(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
