@@ -1,7 +1,7 @@
 """Tensors in, estimates out: the spectrum of an embedding matrix and its functionals.
 
 `summary.spectral_summary` is the way in: `conventions` says under what, `cost` picks the way.
-`gram` has the rows and `stream` those that come in chunks; by the exact way, `exact` decomposes
+`gram` has the rows, `stream` those that come in chunks and `sharded` those of many ranks; by the exact way, `exact` decomposes
 their product, `functionals` turns a spectrum into numbers and `uncertainty` adds the jackknife; by
 the randomised way, `operator` multiplies rows with vectors, `lanczos` runs recursions on it,
 `randomized` decides on vectors and steps and `trace` makes brackets and intervals of them. Both end
@@ -11,6 +11,7 @@ and we say beside the spectrum. Nothing here knows of models, training or loggin
 
 from sigma_monitor.spectrum.drift import SpectralDrift, spectral_drift
 from sigma_monitor.spectrum.gram import Gram
+from sigma_monitor.spectrum.sharded import sharded_summary
 from sigma_monitor.spectrum.stream import GramStream
 from sigma_monitor.spectrum.subset import SubsetBounds, subset_bounds
 from sigma_monitor.spectrum.summary import (
@@ -31,6 +32,7 @@ __all__ = [
     "SpectralDrift",
     "SpectralSummary",
     "SubsetBounds",
+    "sharded_summary",
     "sigma_tracks",
     "spectral_drift",
     "spectral_summaries",

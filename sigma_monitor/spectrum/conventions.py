@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sigma_monitor.errors import InputError, ZeroTraceError
-from sigma_monitor.spectrum.gram import Product
+from sigma_monitor.spectrum.gram import RowFacts
 
 __all__ = [
     "DEFAULT_RELATIVE_RIDGE",
@@ -98,7 +98,7 @@ class Conventions:
                 "rows by example first."
             )
 
-    def epsilon(self, product: Product, trace: float) -> float:
+    def epsilon(self, rows: RowFacts, trace: float) -> float:
         """ε on C of that trace.
 
         Raises:
@@ -107,14 +107,14 @@ class Conventions:
         if self.ridge is not None:
             epsilon = self.ridge
         else:
-            epsilon = (self.relative_ridge or 0.0) * trace / product.m
-        relative = epsilon * product.m / trace
-        rounding = 4 * torch.finfo(torch.float64).eps * min(product.n, product.m)
-        floor = max(RIDGE_FLOOR[product.dtype], rounding)
+            epsilon = (self.relative_ridge or 0.0) * trace / rows.m
+        relative = epsilon * rows.m / trace
+        rounding = 4 * torch.finfo(torch.float64).eps * min(rows.n, rows.m)
+        floor = max(RIDGE_FLOOR[rows.dtype], rounding)
         if relative < floor * (1 - 1e-9):
             raise InputError(
                 f"the ridge is {relative:.3g} of tr(C)/m, below the floor {floor:.3g} for "
-                f"embeddings stored as {product.dtype}: log det would measure their rounding. "
+                f"embeddings stored as {rows.dtype}: log det would measure their rounding. "
                 f"Pass relative_ridge>={floor:.3g}, or embeddings of a wider dtype."
             )
         return epsilon
@@ -124,22 +124,22 @@ class Conventions:
         return n if self.groups is None else len(torch.unique_consecutive(self.groups))
 
 
-def check_trace(trace: float, energy: float, product: Product, *, center: bool) -> None:
+def check_trace(trace: float, energy: float, rows: RowFacts, *, center: bool) -> None:
     """Raise a ZeroTraceError when nothing but rounding is left of the uncentred `energy`."""
     if trace <= _RELATIVE_ZERO_TRACE * energy:
         raise ZeroTraceError(
-            f"the trace of the {product.n} x {product.m} embeddings is {trace:g}"
+            f"the trace of the {rows.n} x {rows.m} embeddings is {trace:g}"
             + (": all rows are equal, so nothing is left after centring" if center else "")
             + ". No spectrum can be normalised by it. Pass rows that differ"
             + (", or center=False." if center else ".")
         )
 
 
-def largest_storage_eigenvalue(product: Product, trace: float) -> float:
+def largest_storage_eigenvalue(rows: RowFacts, trace: float) -> float:
     """The largest spurious eigenvalue of C that storage can have made, with a margin of eight.
 
     The largest eigenvalue of white noise is (1 + sqrt(m/n))² times the mean one (Marchenko and
     Pastur 1967). Features of unequal energy round with unequal noise: up to 5.2 times was measured.
     """
-    mean = STORAGE_NOISE[product.dtype] * trace / product.m
-    return 8 * mean * (1 + math.sqrt(product.m / product.n)) ** 2
+    mean = STORAGE_NOISE[rows.dtype] * trace / rows.m
+    return 8 * mean * (1 + math.sqrt(rows.m / rows.n)) ** 2

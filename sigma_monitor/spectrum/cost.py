@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sigma_monitor.spectrum.gram import Gram, Product
 from sigma_monitor.spectrum.operator import compute_dtype
 from sigma_monitor.spectrum.randomized import DEFLATED
 
@@ -53,6 +54,11 @@ class Rates:
         nodes = 2.0 * n * d * _JACKKNIFE_NODES
         return (product + rows + nodes) / self.product + decomposition / self.eigenvectors
 
+    def streamed_seconds(self, m: int, test_vectors: int, steps: int | None) -> tuple[float, float]:
+        """Eigenvalues of a product at hand, and products of vectors with it."""
+        exact = 4 / 3 * m**3 / self.eigenvalues
+        return exact, self.lanczos_seconds(m, m, torch.float64, test_vectors, steps) / 2
+
     def lanczos_seconds(
         self, n: int, m: int, dtype: torch.dtype, test_vectors: int, steps: int | None
     ) -> float:
@@ -61,27 +67,22 @@ class Rates:
         return 4.0 * n * m * vectors / self.skinny[compute_dtype(dtype)] + _LOOK_SECONDS
 
 
-def choose(
-    n: int,
-    m: int,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    sampling: bool,
-    test_vectors: int,
-    steps: int | None,
-) -> Choice:
-    """The cheaper way for (n, m) rows of `dtype` on `device`.
+def choose(rows: Product, *, sampling: bool, test_vectors: int, steps: int | None) -> Choice:
+    """The cheaper way for these rows on their device, or for their product once rows are gone.
 
     Cost: the first call on a device takes some tenths of a second to measure its rates, which stay
     for the process.
     """
-    d = min(n, m)
+    n, m = rows.n, rows.m
+    d = m if rows.on_features else n
     if d <= EXACT_UP_TO:
         return Choice("exact", f"d = {d} is at most {EXACT_UP_TO}: exact is cheap and not random")
-    known = rates(device)
-    exact = known.exact_seconds(n, m, sampling=sampling)
-    lanczos = known.lanczos_seconds(n, m, dtype, test_vectors, steps)
+    known = rates(rows.device)
+    if isinstance(rows, Gram):
+        exact = known.exact_seconds(n, m, sampling=sampling)
+        lanczos = known.lanczos_seconds(n, m, rows.dtype, test_vectors, steps)
+    else:
+        exact, lanczos = known.streamed_seconds(m, test_vectors, steps)
     reason = f"d = {d}: exact would take {exact:.2g} s on this device, lanczos {lanczos:.2g} s"
     return Choice("lanczos" if lanczos < exact else "exact", reason)
 

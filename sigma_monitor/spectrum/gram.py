@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["Gram", "Product", "blocks", "check_norms", "mean_cosine", "row_norms", "validated"]
+__all__ = [
+    "Gram",
+    "Product",
+    "RowFacts",
+    "blocks",
+    "check_norms",
+    "mean_cosine",
+    "row_norms",
+    "validated",
+]
 
 # Rows are widened to fp64 this many elements at a time (8 MiB), never all at once. Larger chunks
 # leave the cache of a CPU: four times as many took 1.2 to 1.8 times as long.
@@ -23,8 +32,8 @@ _ALL_ROWS = slice(None)
 STORAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Product(Protocol):
-    """What is known of rows once they are a product, whether or not the rows are kept."""
+class RowFacts(Protocol):
+    """What is known of rows, wherever they are."""
 
     @property
     def n(self) -> int:
@@ -36,7 +45,7 @@ class Product(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the product lies."""
+        """Where they are computed with."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -46,15 +55,19 @@ class Product(Protocol):
     def normalize(self) -> bool:
         """Whether every row was scaled to unit length, before centring."""
 
+    def mean_cosine(self) -> float:
+        """Mean cosine between two different rows, always of the raw, uncentred rows."""
+
+
+class Product(RowFacts, Protocol):
+    """Rows whose product is at hand, whether or not they are kept."""
+
     @property
     def on_features(self) -> bool:
         """Whether the product is the m x m Gram matrix (else the n x n kernel matrix)."""
 
     def product(self, *, center: bool) -> Tensor:
         """The (d, d) fp64 product of the centred or of the raw (scaled) rows."""
-
-    def mean_cosine(self) -> float:
-        """Mean cosine between two different rows, always of the raw, uncentred rows."""
 
 
 @dataclass(frozen=True, eq=False)

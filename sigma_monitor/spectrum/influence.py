@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sigma_monitor.spectrum.gram import Gram
 from sigma_monitor.spectrum.operator import RowOperator
 from sigma_monitor.spectrum.randomized import Sounding, log_effective_rank
 from sigma_monitor.spectrum.trace import ROOT
@@ -16,7 +15,6 @@ __all__ = ["log_rank_without"]
 
 
 def log_rank_without(
-    gram: Gram,
     operator: RowOperator,
     layer: int,
     sounding: Sounding,
@@ -32,8 +30,7 @@ def log_rank_without(
     is. Over all directions together these slopes add up to zero.
 
     Args:
-        gram: The rows.
-        operator: Made of them.
+        operator: Of the rows.
         layer: Which one of the operator.
         sounding: Of that layer.
         center: The convention of both.
@@ -46,7 +43,7 @@ def log_rank_without(
     """
     entropy = log_effective_rank(sounding.measure).value
     root_sum = sounding.measure.trace(ROOT).value
-    energy = gram.row_energy(center=center)  # (n,)
+    energy = operator.grams[layer].row_energy(center=center)  # (n,)
     energy = energy / energy.sum()
     taken, values = operator.shares(layer, sounding.basis)  # (n, s), (s,)
     s = values.sqrt() / root_sum

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from sigma_monitor.spectrum.conventions import (
     check_trace,
     largest_storage_eigenvalue,
 )
-from sigma_monitor.spectrum.gram import Gram
+from sigma_monitor.spectrum.gram import Gram, Product, RowFacts
 from sigma_monitor.spectrum.influence import log_rank_without
-from sigma_monitor.spectrum.operator import RowOperator
+from sigma_monitor.spectrum.operator import DenseOperator, Operator, RowOperator
 from sigma_monitor.spectrum.randomized import Effort, Sounding, log_effective_rank, sound
 from sigma_monitor.spectrum.result import (
     RANKS,
@@ -33,7 +34,7 @@ from sigma_monitor.spectrum.result import (
 )
 from sigma_monitor.spectrum.trace import ENTROPY, TraceEstimate, log_ridge
 
-__all__ = ["LanczosSettings", "lanczos_summaries", "lanczos_summary"]
+__all__ = ["LanczosSettings", "Layers"]
 
 # Change of the log effective rank, or of log det per dimension in nats, from which the level is
 # measured anew with all test vectors instead of being followed.
@@ -49,96 +50,89 @@ class LanczosSettings:
     seed: int
 
 
-def lanczos_summaries(
-    grams: Sequence[Gram],
-    conventions: Conventions,
-    settings: LanczosSettings,
-    reason: str,
-    started: float,
-) -> list[SpectralSummary]:
-    """Summaries of layers of one shape, each by itself."""
-    layers = _Layers(grams, conventions, settings, reason)
-    soundings = layers.sound(Effort.first(settings.test_vectors, settings.steps))
-    parts = [layers.parts(layer, sounding) for layer, sounding in enumerate(soundings)]
-    seconds = (time.perf_counter() - started) / len(grams)
-    return [
-        layers.summary(layer, sounding, part, seconds=seconds)
-        for layer, (sounding, part) in enumerate(zip(soundings, parts, strict=True))
-    ]
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """Rows of layers of one shape as an operator, and what is known of them beside."""
 
+    rows: Sequence[RowFacts]
+    operator: Operator
+    energies: Sequence[float]  # Σ‖x_i‖² of each layer under the convention
+    conventions: Conventions
+    settings: LanczosSettings
+    reason: str
 
-def lanczos_summary(
-    gram: Gram,
-    conventions: Conventions,
-    settings: LanczosSettings,
-    reason: str,
-    started: float,
-    *,
-    previous: SpectralSummary | None,
-) -> SpectralSummary:
-    """The summary of one layer, following the level of `previous` while it has hardly moved."""
-    layers = _Layers([gram], conventions, settings, reason)
-    followed = None if previous is None else layers.checked(previous)
-    basis = None
-    if followed is not None and followed.sounding.basis is not None:
-        basis = followed.sounding.basis
-        anchor = followed.anchor or previous
-        assert anchor is not None
-        effort = Effort.following(settings.test_vectors, settings.steps)
-        (sounding,) = layers.sound(effort, basis)
-        parts = layers.parts(0, sounding)
-        if _hardly_moved(anchor, parts):
-            seconds = time.perf_counter() - started
-            return layers.summary(0, sounding, parts, seconds=seconds, anchor=anchor)
-    (sounding,) = layers.sound(Effort.first(settings.test_vectors, settings.steps), basis)
-    parts = layers.parts(0, sounding)
-    return layers.summary(0, sounding, parts, seconds=time.perf_counter() - started)
-
-
-def _hardly_moved(anchor: SpectralSummary, parts: Mapping[str, TraceEstimate]) -> bool:
-    """Whether the change is small, and better known than the level that it is added to."""
-    assert anchor.randomized is not None
-    for name in ("log_det_per_dim", "effective_rank"):
-        level = anchor.randomized.parts[name]
-        change = parts[name].minus(level)
-        if abs(change.value) > _FOLLOWED_UP_TO:
-            return False
-        if _statistical_half(change, anchor.confidence) > _statistical_half(
-            level, anchor.confidence
-        ):
-            return False
-    return True
-
-
-def _statistical_half(part: TraceEstimate, confidence: float) -> float:
-    estimate = part.estimate(confidence)
-    return estimate.high - part.value - part.above - part.rounding
-
-
-class _Layers:
-    """Rows of layers of one shape, and what turns a sounding of them into a summary."""
-
-    def __init__(
-        self,
+    @classmethod
+    def of_rows(
+        cls,
         grams: Sequence[Gram],
         conventions: Conventions,
         settings: LanczosSettings,
         reason: str,
-    ) -> None:
-        self.grams = grams
-        self.conventions = conventions
-        self.settings = settings
-        self.reason = reason
+    ) -> Layers:
+        """Of rows at hand."""
         center = conventions.center
         energies = [float(gram.row_energy(center=center).sum()) for gram in grams]
         for gram, energy in zip(grams, energies, strict=True):
-            raw = float(gram.row_energy(center=False).sum())
-            check_trace(energy, raw if center else 0.0, gram, center=center)
-        self.traces = [energy / gram.n for gram, energy in zip(grams, energies, strict=True)]
-        self.epsilons = [
-            conventions.epsilon(gram, trace) for gram, trace in zip(grams, self.traces, strict=True)
+            raw = float(gram.row_energy(center=False).sum()) if center else 0.0
+            check_trace(energy, raw, gram, center=center)
+        operator = RowOperator(grams, center=center, traces=energies)
+        return cls(grams, operator, energies, conventions, settings, reason)
+
+    @classmethod
+    def of_product(
+        cls,
+        product: Product,
+        conventions: Conventions,
+        settings: LanczosSettings,
+        reason: str,
+    ) -> Layers:
+        """Of a product at hand, whose rows are gone."""
+        center = conventions.center
+        matrix = product.product(center=center)
+        energy = float(matrix.diagonal().sum())
+        raw = float(product.product(center=False).diagonal().sum()) if center else 0.0
+        check_trace(energy, raw, product, center=center)
+        operator = DenseOperator(matrix[None], [energy])
+        return cls([product], operator, [energy], conventions, settings, reason)
+
+    @cached_property
+    def traces(self) -> list[float]:
+        """Tr C of each layer."""
+        return [e / rows.n for e, rows in zip(self.energies, self.rows, strict=True)]
+
+    @cached_property
+    def epsilons(self) -> list[float]:
+        """ε on C of each layer."""
+        pairs = zip(self.rows, self.traces, strict=True)
+        return [self.conventions.epsilon(rows, trace) for rows, trace in pairs]
+
+    def summaries(self, started: float) -> list[SpectralSummary]:
+        """Each layer by itself."""
+        soundings = self.sound(Effort.first(self.settings.test_vectors, self.settings.steps))
+        parts = [self.parts(layer, sounding) for layer, sounding in enumerate(soundings)]
+        seconds = (time.perf_counter() - started) / len(soundings)
+        return [
+            self.summary(layer, sounding, part, seconds=seconds)
+            for layer, (sounding, part) in enumerate(zip(soundings, parts, strict=True))
         ]
-        self.operator = RowOperator(grams, center=center, traces=energies)
+
+    def following(self, previous: SpectralSummary, started: float) -> SpectralSummary:
+        """The one layer, at the level of `previous` and the change since while that is small."""
+        before = self.checked(previous)
+        basis = before.sounding.basis
+        if basis is None:
+            return self.summaries(started)[0]
+        anchor = before.anchor or previous
+        vectors, steps = self.settings.test_vectors, self.settings.steps
+        (few,) = self.sound(Effort.following(vectors, steps), basis)
+        parts = self.parts(0, few)
+        if _hardly_moved(anchor, parts):
+            seconds = time.perf_counter() - started
+            return self.summary(0, few, parts, seconds=seconds, anchor=anchor)
+        (sounding,) = self.sound(Effort.first(vectors, steps), basis)
+        sounding = replace(sounding, matvecs=sounding.matvecs + few.matvecs)
+        seconds = time.perf_counter() - started
+        return self.summary(0, sounding, self.parts(0, sounding), seconds=seconds)
 
     def checked(self, previous: SpectralSummary) -> Randomized:
         """What `previous` keeps.
@@ -146,7 +140,7 @@ class _Layers:
         Raises:
             InputError: When it was made otherwise than this one will be.
         """
-        fields = described(self.grams[0], self.conventions, self.epsilons[0], self.reason)
+        fields = described(self.rows[0], self.conventions, self.epsilons[0], self.reason)
         fields |= {"method": "lanczos", "seed": self.settings.seed}
         difference = mismatch(vars(previous), fields)
         if difference is not None or previous.randomized is None:
@@ -170,7 +164,7 @@ class _Layers:
 
     def parts(self, layer: int, sounding: Sounding) -> dict[str, TraceEstimate]:
         """The functionals that are traces, kinds of error apart; `RANKS` as logarithms."""
-        m, epsilon, measure = self.grams[layer].m, self.epsilons[layer], sounding.measure
+        m, epsilon, measure = self.rows[layer].m, self.epsilons[layer], sounding.measure
         gain = measure.trace(log_ridge(epsilon / self.traces[layer]))
         log_det = gain.scaled(1.0, m * math.log(epsilon))
         return {
@@ -192,38 +186,57 @@ class _Layers:
         anchor: SpectralSummary | None = None,
     ) -> SpectralSummary:
         """Estimates from parts, or from those of `anchor` and the change since."""
-        gram, trace, confidence = self.grams[layer], self.traces[layer], self.conventions.confidence
-        d = min(gram.n, gram.m)
+        rows, trace, confidence = self.rows[layer], self.traces[layer], self.conventions.confidence
+        d = min(rows.n, rows.m)
         levels = {
             name: part.estimate(confidence) if anchor is None else _followed(anchor, name, part)
             for name, part in parts.items()
         }
         ranks = {name: exponential(levels.pop(name), 1.0, d) for name in RANKS if name in levels}
         without = None
-        if self.conventions.sampling:
+        if self.conventions.sampling and isinstance(self.operator, RowOperator):
             without = log_rank_without(
-                gram,
                 self.operator,
                 layer,
                 sounding,
                 center=self.conventions.center,
                 groups=self.conventions.groups,
             )
-        estimates: dict[str, Any] = levels | ranks | _extremes(sounding, trace, full=d == gram.m)
+        estimates: dict[str, Any] = levels | ranks | _extremes(sounding, trace, full=d == rows.m)
         return SpectralSummary(
             **estimates,
             trace=Estimate.exact(trace),
-            mean_cosine=Estimate.exact(gram.mean_cosine()),
+            mean_cosine=Estimate.exact(rows.mean_cosine()),
             decay_exponent=_decay_exponent(
-                sounding, largest_storage_eigenvalue(gram, trace), trace
+                sounding, largest_storage_eigenvalue(rows, trace), trace
             ),
             method="lanczos",
             matvecs=sounding.matvecs,
             seconds=seconds,
             seed=self.settings.seed,
             randomized=Randomized(sounding, parts, without, anchor),
-            **described(gram, self.conventions, self.epsilons[layer], self.reason),
+            **described(rows, self.conventions, self.epsilons[layer], self.reason),
         )
+
+
+def _hardly_moved(anchor: SpectralSummary, parts: Mapping[str, TraceEstimate]) -> bool:
+    """Whether the change is small, and better known than the level that it is added to."""
+    assert anchor.randomized is not None
+    for name in ("log_det_per_dim", "effective_rank"):
+        level = anchor.randomized.parts[name]
+        change = parts[name].minus(level)
+        if abs(change.value) > _FOLLOWED_UP_TO:
+            return False
+        if _statistical_half(change, anchor.confidence) > _statistical_half(
+            level, anchor.confidence
+        ):
+            return False
+    return True
+
+
+def _statistical_half(part: TraceEstimate, confidence: float) -> float:
+    estimate = part.estimate(confidence)
+    return estimate.high - part.value - part.above - part.rounding
 
 
 def _followed(anchor: SpectralSummary, name: str, part: TraceEstimate) -> Estimate:

@@ -30,6 +30,10 @@ class Operator(Protocol):
         """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
         ...
 
+    def agreed(self, decisions: list[bool]) -> list[bool]:
+        """The decisions that all who hold a part of the operator follow."""
+        ...
+
 
 class RowOperator:
     """`V -> (V Xᵀ) X / Σ‖x_i‖²` on the smaller side of the rows X of each layer.
@@ -42,18 +46,27 @@ class RowOperator:
         grams: Rows of each layer, of equal shape and on one device.
         center: Subtract the mean row.
         traces: Energy `Σ‖x_i‖²` of the rows of each layer under this convention.
+        on_features: Whether d is m; the smaller side when None.
 
     Memory beside the rows: 8 MiB (512 MiB on an accelerator) and the vectors. Cost of a product:
     `4 n m b` flops a layer.
     """
 
-    def __init__(self, grams: Sequence[Gram], *, center: bool, traces: Sequence[float]) -> None:
+    def __init__(
+        self,
+        grams: Sequence[Gram],
+        *,
+        center: bool,
+        traces: Sequence[float],
+        on_features: bool | None = None,
+    ) -> None:
         first = grams[0]
         self.layers = len(grams)
-        self.d = min(first.n, first.m)
+        self._on_features = first.on_features if on_features is None else on_features
+        self.d = first.m if self._on_features else first.n
         self.dtype = compute_dtype(first.embeddings.dtype)
         self.device = first.embeddings.device
-        self._grams = grams
+        self.grams = grams
         self._center = center
         self._inverse_traces = [1 / trace for trace in traces]
 
@@ -61,12 +74,16 @@ class RowOperator:
         """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
         products = torch.zeros_like(vectors)
         for product, right, gram, scale in zip(
-            products, vectors, self._grams, self._inverse_traces, strict=True
+            products, vectors, self.grams, self._inverse_traces, strict=True
         ):
             for chunk in self._chunks(gram):
                 left = right @ chunk.mT
                 product.addmm_(left, chunk, alpha=scale)
         return products
+
+    def agreed(self, decisions: list[bool]) -> list[bool]:
+        """These: nobody else holds a part."""
+        return decisions
 
     def shares(self, layer: int, basis: Tensor | None) -> tuple[Tensor, Tensor]:
         """What each row contributes to the energy along eigendirections within a span.
@@ -78,11 +95,11 @@ class RowOperator:
         Returns:
             (n, s) fp64 shares of the trace, and their (s,) sums, the Ritz values.
         """
-        gram = self._grams[layer]
+        gram = self.grams[layer]
         if basis is None:
             basis = torch.eye(self.d, dtype=self.dtype, device=self.device)
         images = [basis @ chunk.mT for chunk in self._chunks(gram)]
-        if gram.on_features:
+        if self._on_features:
             image = torch.cat(images, dim=1).double()  # (s, n)
             rotation = torch.linalg.eigh(image @ image.mT).eigenvectors
             taken = (rotation.mT @ image).square().mT * self._inverse_traces[layer]
@@ -97,12 +114,12 @@ class RowOperator:
         rows = gram.embeddings
         mean = gram.mean.to(self.dtype) if self._center else None
         scale = None if gram.scale is None else gram.scale.to(self.dtype)
-        length, width = rows.shape if gram.on_features else rows.shape[::-1]
+        length, width = rows.shape if self._on_features else rows.shape[::-1]
         elements = _CHUNK_ELEMENTS if rows.device.type == "cpu" else _ACCELERATOR_CHUNK_ELEMENTS
         step = max(1, elements // width)
         for start in range(0, length, step):
             block = slice(start, start + step)
-            if gram.on_features:
+            if self._on_features:
                 yield _prepared(rows[block], None if scale is None else scale[block], mean, self)
             else:
                 part = None if mean is None else mean[block]
@@ -129,6 +146,10 @@ class DenseOperator:
     def apply(self, vectors: Tensor) -> Tensor:
         """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
         return torch.bmm(vectors, self._products) / self._traces
+
+    def agreed(self, decisions: list[bool]) -> list[bool]:
+        """These: nobody else holds a part."""
+        return decisions
 
 
 def compute_dtype(storage: torch.dtype) -> torch.dtype:

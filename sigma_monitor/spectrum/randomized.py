@@ -159,10 +159,11 @@ def sound(
         measures = _measures(leading, rest, test_vectors, operator)
         wide = np.array([_widths(*pair) for pair in zip(measures, ridges, strict=True)]).max(0) > 1
         wide &= [run.steps < min(d, _MOST_STEPS) for run in (leading, rest)]
-        if effort.fixed or not wide.any():
+        more = operator.agreed([] if effort.fixed else wide.tolist())
+        if not any(more):
             break
-        for run, more in zip((leading, rest), wide, strict=True):
-            run.advance(_MORE_STEPS * int(more))
+        for run, goes_on in zip((leading, rest), more, strict=True):
+            run.advance(_MORE_STEPS * int(goes_on))
     matvecs += leading.matvecs + rest.matvecs
     ritz = gauss_rule(*rest.coefficients()).nodes  # (layers, vectors, k)
     factor = _largest_over_ritz(d, rest.steps, (1 - confidence) ** (1 / effort.sphere_vectors))

@@ -15,7 +15,7 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.spectrum import functionals
 from sigma_monitor.spectrum.conventions import Conventions
-from sigma_monitor.spectrum.gram import Product
+from sigma_monitor.spectrum.gram import RowFacts
 from sigma_monitor.spectrum.randomized import Sounding
 from sigma_monitor.spectrum.trace import TraceEstimate
 from sigma_monitor.spectrum.uncertainty import LeaveOneOut
@@ -107,6 +107,7 @@ class SpectralSummary:
     matvecs: int  # products of C with a vector, 0 for the exact way
     seconds: float  # wall time
     device: str
+    bytes_communicated: int = 0  # that this rank gave to collectives
     seed: int | None = None  # of the test vectors; None for the exact way
     eigenvalues: NDArray[np.float64] | None = field(default=None, repr=False)  # (r,) exact way
     leave_one_out: LeaveOneOut | None = field(default=None, repr=False)  # exact way
@@ -151,7 +152,9 @@ def exponential(logarithm: Estimate, least: float = 0.0, most: float = math.inf)
     return Estimate(value, low, high, logarithm.kind)
 
 
-def described(rows: Product, conventions: Conventions, ridge: float, reason: str) -> dict[str, Any]:
+def described(
+    rows: RowFacts, conventions: Conventions, ridge: float, reason: str
+) -> dict[str, Any]:
     """The fields of a summary that say what it is of."""
     return {
         "reason": reason,

@@ -15,11 +15,7 @@ from sigma_monitor.spectrum.conventions import DEFAULT_RELATIVE_RIDGE, Conventio
 from sigma_monitor.spectrum.cost import Choice, choose
 from sigma_monitor.spectrum.exact_summary import exact_summary
 from sigma_monitor.spectrum.gram import Gram, Product
-from sigma_monitor.spectrum.lanczos_summary import (
-    LanczosSettings,
-    lanczos_summaries,
-    lanczos_summary,
-)
+from sigma_monitor.spectrum.lanczos_summary import LanczosSettings, Layers
 from sigma_monitor.spectrum.precision import full_precision
 from sigma_monitor.spectrum.result import FUNCTIONALS, SpectralSummary
 
@@ -169,14 +165,15 @@ def spectral_summaries(
             "Call spectral_summary for each."
         )
     conventions = Conventions(center, ridge, relative_ridge, confidence, groups, sampling)
-    settings = _Settings.of(method, test_vectors, lanczos_steps, generator)
+    settings = Settings.of(method, test_vectors, lanczos_steps, generator)
     started = time.perf_counter()
     with full_precision(first.device):
         grams = [Gram.from_embeddings(layer, normalize=normalize) for layer in embeddings]
         conventions.check_groups(grams[0].n)
         choice = settings.choose(grams[0], conventions)
         if choice.method == "lanczos":
-            return lanczos_summaries(grams, conventions, settings.lanczos, choice.reason, started)
+            layers = Layers.of_rows(grams, conventions, settings.lanczos, choice.reason)
+            return layers.summaries(started)
         return [exact_summary(gram, conventions, choice.reason) for gram in grams]
 
 
@@ -197,28 +194,32 @@ def summarize(
 ) -> SpectralSummary:
     """`spectral_summary` of rows already looked at, a `Gram`, or streamed, a `GramStream`.
 
-    Arguments and errors as there. A stream keeps no rows, so its summary is exact and has no
-    sampling error.
+    Arguments and errors as there. A stream keeps no rows, so that its summary has no sampling
+    error.
     """
     conventions = Conventions(center, ridge, relative_ridge, confidence, groups, sampling)
-    settings = _Settings.of(method, test_vectors, lanczos_steps, generator)
+    settings = Settings.of(method, test_vectors, lanczos_steps, generator)
     with full_precision(rows.device):
         conventions.check_groups(rows.n)
-        if not isinstance(rows, Gram):
-            return exact_summary(
-                rows, conventions, "the rows were streamed: their product is at hand"
-            )
         started = time.perf_counter()
         choice = settings.choose(rows, conventions)
         if choice.method == "exact":
             return exact_summary(rows, conventions, choice.reason)
-        return lanczos_summary(
-            rows, conventions, settings.lanczos, choice.reason, started, previous=previous
+        rest = conventions, settings.lanczos, choice.reason
+        layers = (
+            Layers.of_rows([rows], *rest)
+            if isinstance(rows, Gram)
+            else Layers.of_product(rows, *rest)
+        )
+        return (
+            layers.summaries(started)[0]
+            if previous is None
+            else layers.following(previous, started)
         )
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Settings:
     """Which way, and how the randomised one goes."""
 
     method: Method
@@ -231,7 +232,7 @@ class _Settings:
         test_vectors: int,
         steps: int | None,
         generator: torch.Generator | None,
-    ) -> _Settings:
+    ) -> Settings:
         if method not in METHODS:
             raise InputError(f'method={method!r}: it is "auto", "exact" or "lanczos".')
         for name, value in (("test_vectors", test_vectors), ("lanczos_steps", steps)):
@@ -240,14 +241,11 @@ class _Settings:
         seed = 0 if generator is None else generator.initial_seed()
         return cls(method, LanczosSettings(test_vectors, steps, seed))
 
-    def choose(self, gram: Gram, conventions: Conventions) -> Choice:
+    def choose(self, rows: Product, conventions: Conventions) -> Choice:
         if self.method != "auto":
             return Choice(self.method, "asked for")
         return choose(
-            gram.n,
-            gram.m,
-            dtype=gram.dtype,
-            device=gram.device,
+            rows,
             sampling=conventions.sampling,
             test_vectors=self.lanczos.test_vectors,
             steps=self.lanczos.steps,
