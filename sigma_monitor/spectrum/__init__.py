@@ -1,12 +1,13 @@
 """Tensors in, estimates out: the spectrum of an embedding matrix and its functionals.
 
 `summary.spectral_summary` is the way in: `conventions` says under what, `cost` picks the way.
-`gram` has the rows, `stream` those that come in chunks and `sharded` those of many ranks; by the exact way, `exact` decomposes
-their product, `functionals` turns a spectrum into numbers and `uncertainty` adds the jackknife; by
-the randomised way, `operator` multiplies rows with vectors, `lanczos` runs recursions on it,
-`randomized` decides on vectors and steps and `trace` makes brackets and intervals of them. Both end
-in a `result`, two of which make a `drift`. `tracks`, `subset` and `corrections` are what the paper
-and we say beside the spectrum. Nothing here knows of models, training or logging.
+`gram` has the rows, `stream` those that come in chunks, `sharded` those of many ranks. By the exact
+way, `exact` decomposes their product, `functionals` turns a spectrum into numbers and `uncertainty`
+adds the jackknife. By the randomised way, `operator` multiplies rows with vectors, `lanczos` runs
+recursions on it, `randomized` decides on vectors and steps, `trace` makes brackets and intervals of
+them. Both end in a `result`, and two results make a `drift`. `tracks`, `subset` and `corrections`
+are what the paper and we say beside the spectrum. Nothing here knows of models, training or
+logging.
 """
 
 from sigma_monitor.spectrum.drift import SpectralDrift, spectral_drift
