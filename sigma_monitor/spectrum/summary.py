@@ -66,7 +66,8 @@ def spectral_summary(
         confidence: Of the intervals, strictly between 0 and 1.
         test_vectors: Random vectors of `"lanczos"`, 2 at least.
         lanczos_steps: Steps from each, 2 at least; None takes steps until the quadrature brackets
-            are narrow (5e-4 nats a dimension for log det, 5e-3 nats for the entropies), 64 at most.
+            are narrow, 1 % on either side of `log det(I + C/ε)` and of the effective rank, 64 at
+            most.
         generator: Its `initial_seed()` keys the test vectors, and it is not advanced. None keys
             them by 0: they are frozen, equal at every check and on every rank.
         groups: (n,) integer tensor, non-decreasing: the example of each row, when several rows
