@@ -33,7 +33,8 @@ class Lanczos:
 
     def __init__(self, operator: Operator, start: Tensor) -> None:
         self._operator = operator
-        self._shape = start.shape  # (layers, b, d)
+        self.dtype = operator.dtype
+        self.shape = start.shape  # (layers, b, d)
         self._next = start.reshape(-1, start.shape[-1])  # (layers · b, d)
         self._blocks: list[Tensor] = []  # (layers · b, steps of an `advance`, d) each
         self._alpha: list[Tensor] = []  # (layers · b,) each
@@ -47,17 +48,28 @@ class Lanczos:
     @property
     def matvecs(self) -> int:
         """Products with single vectors so far, in each layer."""
-        return self.steps * self._shape[1]
+        return self.steps * self.shape[1]
 
     def advance(self, steps: int) -> None:
         """Take so many more steps, d in all at most. One product with all vectors each."""
-        steps = min(steps, self._shape[-1] - self.steps)
+        steps = min(steps, self.shape[-1] - self.steps)
         if steps <= 0:
             return
-        block = self._next.new_empty(len(self._next), steps, self._shape[-1])
+        block = self._next.new_empty(len(self._next), steps, self.shape[-1])
         self._blocks.append(block)
         for step in range(steps):
             self._step(block, step)
+
+    def narrowed(self, count: int) -> Lanczos:
+        """The recursions of the first `count` vectors of each layer, to go on with alone."""
+        layers, b, d = self.shape
+        rows = torch.arange(layers * b, device=self._next.device).view(layers, b)[:, :count]
+        rows = rows.reshape(-1)
+        few = Lanczos(self._operator, self._next[rows].view(layers, -1, d))
+        few._blocks = [block[rows] for block in self._blocks]
+        few._alpha = [alpha[rows] for alpha in self._alpha]
+        few._beta = [beta[rows] for beta in self._beta]
+        return few
 
     def coefficients(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Diagonal α and off-diagonal β of the T_k, (layers, b, k) each; waits for the device.
@@ -65,19 +77,19 @@ class Lanczos:
         The last β of each is the coupling to the step that was not taken.
         """
         pair = torch.stack([torch.stack(self._alpha, -1), torch.stack(self._beta, -1)])
-        alpha, beta = pair.double().cpu().numpy().reshape(2, *self._shape[:2], -1)
+        alpha, beta = pair.double().cpu().numpy().reshape(2, *self.shape[:2], -1)
         return alpha, beta
 
     def first_products(self) -> Tensor:
         """(layers, b, d) products of the operator with the start vectors; needs two steps."""
         first, second = self._blocks[0][:, 0], self._blocks[0][:, 1]
         product = first * self._alpha[0][:, None] + second * self._beta[0][:, None]
-        return product.view(self._shape)
+        return product.view(self.shape)
 
     def _step(self, block: Tensor, step: int) -> None:
         vector = self._next
         block[:, step] = vector
-        product = self._operator.apply(vector.view(self._shape)).view_as(vector)
+        product = self._operator.apply(vector.view(self.shape)).view_as(vector)
         alpha = (vector * product).sum(-1)
         rest = torch.addcmul(product, vector, alpha[:, None], value=-1)
         if self._beta:

@@ -38,7 +38,7 @@ _SUBSPACE_ITERATIONS = 2
 _LOG_DET, _ENTROPIES = 0.02, 0.02  # share of log det(I + C/ε); nats
 _SURE_LOG_DET_PER_DIMENSION, _SURE_ENTROPIES = 5e-4, 5e-3  # nats
 _MOST_STEPS = 64
-_LOOKED_AT = 8  # test vectors that tell how wide the brackets are
+_DEEP = 8  # test vectors that tell how wide the brackets are, and from which steps go on
 
 _NEAR_ONE = 1e-6  # orders so close to one are taken as one, where Σ x^q loses its digits
 _NONE = np.empty(0)
@@ -55,7 +55,7 @@ class Effort:
     sphere_vectors: int  # of the upper bound of the largest eigenvalue
     leading_steps: int  # at first
     steps: int  # at first
-    fixed: bool = False  # whether steps end there, or once the brackets are narrow
+    fixed: bool = False  # whether steps end there for all, or for a few once brackets are narrow
 
     @classmethod
     def first(cls, test_vectors: int, steps: int | None) -> Effort:
@@ -157,18 +157,21 @@ def sound(
     rest = Lanczos(operator, _unit(torch.cat([test, sphere], dim=1)))
     leading.advance(effort.leading_steps)
     rest.advance(effort.steps)
+    deep = rest
+    few = min(test_vectors, _DEEP)
     while True:
-        measures = _measures(leading, rest, min(test_vectors, _LOOKED_AT), operator)
+        measures = _measures(leading, deep, deep, few, few)
         wide = np.array([_widths(*pair) for pair in zip(measures, ridges, strict=True)]).max(0) > 1
-        wide &= [run.steps < min(d, _MOST_STEPS) for run in (leading, rest)]
-        more = operator.agreed([] if effort.fixed else wide.tolist())
-        if not any(more):
+        wide &= [run.steps < min(d, _MOST_STEPS) for run in (leading, deep)]
+        goes_on = operator.agreed([] if effort.fixed else wide.tolist())
+        if not any(goes_on):
             break
-        for run, goes_on in zip((leading, rest), more, strict=True):
-            more_steps = min(max(4, run.steps // 3), _MOST_STEPS - run.steps)
-            run.advance(more_steps * int(goes_on))
-    measures = _measures(leading, rest, test_vectors, operator)
-    matvecs += leading.matvecs + rest.matvecs
+        if goes_on[1] and deep is rest:
+            deep = rest.narrowed(few)
+        for run, more in zip((leading, deep), goes_on, strict=True):
+            run.advance(min(max(4, run.steps // 3), _MOST_STEPS - run.steps) * int(more))
+    measures = _measures(leading, rest, deep, test_vectors, test_vectors if deep is rest else few)
+    matvecs += leading.matvecs + rest.matvecs + (deep.steps - rest.steps) * few
     ritz = gauss_rule(*rest.coefficients()).nodes  # (layers, vectors, k)
     factor = _largest_over_ritz(d, rest.steps, (1 - confidence) ** (1 / effort.sphere_vectors))
     products = orthonormal(leading.first_products())
@@ -177,11 +180,12 @@ def sound(
         found = max(float(measure.leading_gauss.nodes.max()), float(ritz[layer].max()))
         bound = factor * float(ritz[layer, test_vectors:].max())
         rounding = measure.node_rounding(found)
-        smallest = min(float(measure.leading_gauss.nodes.min()), float(ritz[layer].min()))
+        rules = (measure.leading_gauss, measure.deep_gauss)
+        smallest = min(rule.nodes.min(initial=float(ritz[layer].min())) for rule in rules)
         largest = (found, min(1.0, max(found, bound)))
         refreshed = products[layer] if test_vectors else None
         soundings.append(
-            Sounding(measure, largest, smallest, rounding, refreshed, rest.steps, matvecs)
+            Sounding(measure, largest, smallest, rounding, refreshed, deep.steps, matvecs)
         )
     return soundings
 
@@ -217,18 +221,19 @@ def _log(x: float) -> float:
 
 
 def _measures(
-    leading: Lanczos, rest: Lanczos, test_vectors: int, operator: Operator
+    leading: Lanczos, rest: Lanczos, deep: Lanczos, vectors: int, deep_vectors: int
 ) -> list[SpectralMeasure]:
-    leading_alpha, leading_beta = leading.coefficients()
-    alpha, beta = (part[:, :test_vectors] for part in rest.coefficients())
+    """By layer, of the first so many vectors of `rest` and of `deep`."""
+    runs = ((leading, None), (rest, vectors), (deep, deep_vectors))
+    coefficients = [tuple(part[:, :count] for part in run.coefficients()) for run, count in runs]
+    layers, s, d = leading.shape
     return [
         SpectralMeasure.from_coefficients(
-            (leading_alpha[layer], leading_beta[layer]),
-            (alpha[layer], beta[layer]),
-            rest_dimension=operator.d - leading_alpha.shape[1],
-            unit_roundoff=torch.finfo(operator.dtype).eps / 2,
+            *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
+            rest_dimension=d - s,
+            unit_roundoff=torch.finfo(leading.dtype).eps / 2,
         )
-        for layer in range(operator.layers)
+        for layer in range(layers)
     ]
 
 

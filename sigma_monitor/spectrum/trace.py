@@ -212,14 +212,16 @@ class SpectralMeasure:
 
     A trace is the sum over s orthonormal leading directions, plus what random unit vectors of
     their complement say about the other `d − s`. The trace of A itself being 1, each vector's
-    share of it is a control variate.
+    share of it is a control variate. What more steps would change hardly differs from vector to
+    vector, so the last steps are taken from the first few only.
     """
 
     leading_gauss: Rule  # (s, k)
     leading_radau: Rule
     rest_gauss: Rule  # (vectors, k); no vectors when the leading directions are a basis
-    rest_radau: Rule
     rest_share: Array  # (vectors,) vᵀAv
+    deep_gauss: Rule  # (deep, k' >= k) of the first test vectors, or of all
+    deep_radau: Rule
     rest_dimension: int  # d − s
     unit_roundoff: float  # of the arithmetic of the products
 
@@ -228,17 +230,27 @@ class SpectralMeasure:
         cls,
         leading: tuple[Array, Array],
         rest: tuple[Array, Array],
+        deep: tuple[Array, Array],
         *,
         rest_dimension: int,
         unit_roundoff: float,
     ) -> SpectralMeasure:
-        """From α and β of the leading directions, (s, k), and of the test vectors, (vectors, k)."""
+        """From α and β: of the leading directions, of the test vectors, and of those gone on with.
+
+        Args:
+            leading: (s, k) each.
+            rest: (vectors, k) each.
+            deep: (deep, k') each, of the first of the test vectors.
+            rest_dimension: d − s.
+            unit_roundoff: Of the arithmetic of the products.
+        """
         return cls(
             gauss_rule(*leading),
             radau_rule(*leading),
             gauss_rule(*rest),
-            radau_rule(*rest),
             rest[0][:, 0],
+            gauss_rule(*deep),
+            radau_rule(*deep),
             rest_dimension,
             unit_roundoff,
         )
@@ -260,9 +272,10 @@ class SpectralMeasure:
         rounding = float(self._rounding(self.leading_gauss, function).sum())
         per_vector = np.empty(0)
         if self.vectors:
-            values = self.rest_gauss.apply(function.value)
-            gap = float((self.rest_radau.apply(function.value) - values).mean())
-            per_vector = gauss + self.rest_dimension * (values - self._control(function))
+            values = self.rest_gauss.apply(function.value) - self._control(function)
+            deep = self.deep_gauss.apply(function.value)
+            gap = float((self.deep_radau.apply(function.value) - deep).mean())
+            per_vector = gauss + self.rest_dimension * self._deepened(values, deep, function)
             radau += float(per_vector.mean()) - gauss + self.rest_dimension * gap
             gauss = float(per_vector.mean())
             rest = self._rounding(self.rest_gauss, function)
@@ -271,6 +284,19 @@ class SpectralMeasure:
         return TraceEstimate(
             gauss, max(0.0, gauss - radau), max(0.0, radau - gauss), rounding, per_vector
         )
+
+    def _deepened(self, values: Array, deep: Array, function: ScalarFunction) -> Array:
+        """(vectors,) values of few steps, with what more steps change for the first of them.
+
+        All get the mean of that change. Its spread is blown up for those it was measured on, so
+        that the mean of all has the standard error of both means together.
+        """
+        size = len(deep)
+        change = deep - self.rest_gauss.apply(function.value)[:size]
+        changes = np.full(len(values), change.mean())
+        changes[:size] += len(values) / size * (change - change.mean())
+        result: Array = values + changes
+        return result
 
     def node_rounding(self, node: float) -> float:
         """How far rounding can move a Ritz value."""
@@ -319,7 +345,7 @@ class SpectralMeasure:
         leading = abs(float((gauss.apply(function.value) - radau.apply(function.value)).sum()))
         if not self.vectors:
             return leading, 0.0
-        gauss, radau = self.rest_gauss, self.rest_radau
+        gauss, radau = self.deep_gauss, self.deep_radau
         gap = abs(float((gauss.apply(function.value) - radau.apply(function.value)).mean()))
         return leading, self.rest_dimension * gap
 
