@@ -14,7 +14,11 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.mark.parametrize(
     ("script", "parts"),
-    [("false_alarms", ("false_alarms", "delays")), ("check_cost", ("checks",))],
+    [
+        ("false_alarms", ("false_alarms", "delays")),
+        ("check_cost", ("checks",)),
+        ("spectrum", ("sizes",)),
+    ],
 )
 def test_benchmark_runs_in_its_quick_form(script, parts, tmp_path):
     out = tmp_path / "result.json"

@@ -18,7 +18,7 @@ FRAMEWORKS = {"transformers", "lightning", "pytorch_lightning", "wandb"}
 HOUSE = [
     {"__main__"},
     {"cli"},
-    {"demo"},
+    {"demo", "analysis"},
     {"integrations"},
     {"monitor"},
     {"watch"},

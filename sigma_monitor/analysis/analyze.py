@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sigma_monitor.analysis.files import StoredArray, open_arrays
@@ -146,7 +145,7 @@ def analyze_files(arguments: Sequence[str], settings: Settings | None = None) ->
     opened = [open_arrays(argument) for argument in arguments]
     first, *others = [arrays for arrays, _ in opened]
     others = [_matched(first, arrays) for arrays in others]
-    before = [_analysis(array, settings, _choice(array, settings)) for array in first]
+    before = [_analysis(array, settings) for array in first]
     after = [
         [_analysis(array, settings, old.choice) for old, array in zip(before, arrays, strict=True)]
         for arrays in others
@@ -180,26 +179,16 @@ def _matched(first: list[StoredArray], other: list[StoredArray]) -> list[StoredA
     return matched
 
 
-def _choice(array: StoredArray, settings: Settings) -> Choice:
-    if settings.method != "auto":
-        return Choice(settings.method, "asked for")
-    *rows, m = array.shape
-    return choose(
-        rows[0] if len(rows) == 1 else rows[0] * rows[1],
-        m,
-        dtype=getattr(torch, array.dtype),
-        device=torch.device("cpu"),
-        sampling=True,
-        test_vectors=_TEST_VECTORS,
-        steps=None,
-    )
-
-
-def _analysis(array: StoredArray, settings: Settings, choice: Choice) -> Analysis:
+def _analysis(array: StoredArray, settings: Settings, choice: Choice | None = None) -> Analysis:
     started = time.perf_counter()
     rows, groups = array.rows()
     try:
-        summaries = _summaries(rows, groups, settings, choice)
+        gram = Gram.from_embeddings(rows, normalize=settings.normalize)
+        choice = choice or _choice(gram, settings)
+        summaries = {
+            name: _summary(gram, groups, settings, choice, center=name == "centred")
+            for name in CONVENTIONS
+        }
     except ZeroTraceError as error:
         raise InputError(
             f"{array.label}: all of its {len(rows)} rows are equal, so that nothing is left after "
@@ -210,26 +199,28 @@ def _analysis(array: StoredArray, settings: Settings, choice: Choice) -> Analysi
     return Analysis(array, choice, summaries, time.perf_counter() - started)
 
 
-def _summaries(
-    rows: Tensor, groups: Tensor | None, settings: Settings, choice: Choice
-) -> dict[str, SpectralSummary]:
-    gram = Gram.from_embeddings(rows, normalize=settings.normalize)
-    return {
-        name: summarize(
-            gram,
-            center=name == "centred",
-            ridge=settings.ridge,
-            relative_ridge=settings.relative_ridge,
-            method=choice.method,
-            confidence=settings.confidence,
-            test_vectors=_TEST_VECTORS,
-            groups=groups,
-            # The randomised way's values without each example are in none of its intervals, and
-            # take a kilobyte a row.
-            sampling=choice.method == "exact",
-        )
-        for name in CONVENTIONS
-    }
+def _choice(gram: Gram, settings: Settings) -> Choice:
+    if settings.method != "auto":
+        return Choice(settings.method, "asked for")
+    return choose(gram, sampling=True, test_vectors=_TEST_VECTORS, steps=None)
+
+
+def _summary(
+    gram: Gram, groups: Tensor | None, settings: Settings, choice: Choice, *, center: bool
+) -> SpectralSummary:
+    return summarize(
+        gram,
+        center=center,
+        ridge=settings.ridge,
+        relative_ridge=settings.relative_ridge,
+        method=choice.method,
+        confidence=settings.confidence,
+        test_vectors=_TEST_VECTORS,
+        groups=groups,
+        # The randomised way's values without each example are in none of its intervals, and take a
+        # kilobyte a row.
+        sampling=choice.method == "exact",
+    )
 
 
 def _drift(before: Analysis, after: Analysis) -> Drift:

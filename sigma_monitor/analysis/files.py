@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import pickle
 import warnings
 import zipfile
@@ -81,7 +83,8 @@ def open_arrays(argument: str) -> tuple[list[StoredArray], list[StoredArray]]:
     """The arrays that `FILE` or `FILE:name` means, by their headers.
 
     `.npy`, `.safetensors` and `.pt` are mapped into memory. An array in a `.npz` is compressed, or
-    somewhere inside a zip file: it is loaded whole, one array at a time.
+    somewhere inside a zip file: it is loaded whole, one array at a time. Only a `.npy` may be
+    larger than memory: the readers of the others map files writable, which Linux then refuses.
 
     Returns:
         The arrays that can be embeddings, at least one, and those of the file that cannot.
@@ -133,7 +136,7 @@ def _nothing_fits(path: Path, stored: list[StoredArray]) -> str:
     if not stored:
         return f"{path}: it holds no array. {remedy}"
     first, *others = stored
-    more = f" (and {len(others)} more like it)" if others else ""
+    more = f", and its {len(others)} other arrays do not fit either" if others else ""
     return f"{first.label}: it has {first.complaint}{more}. {remedy}"
 
 
@@ -149,9 +152,11 @@ def _readable(label: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         cause = next(iter(str(error).strip().splitlines()), "")[:_LONGEST_CAUSE].rstrip(".")
+        remedy = "Write the file anew, as the format its suffix names."
+        if isinstance(error, MemoryError) or os.strerror(errno.ENOMEM) in cause:
+            remedy = "Save the array as .npy, which may be larger than memory."
         raise InputError(
-            f"{label}: it cannot be read: {type(error).__name__}: {cause}. Write the file anew, as "
-            "the format its suffix names."
+            f"{label}: it cannot be read: {type(error).__name__}: {cause}. {remedy}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def _panel(axis: Any, analyses: Sequence[Analysis], convention: str) -> None:
     from matplotlib import colormaps
 
     colours = colormaps["viridis"](np.linspace(0, 0.85, len(analyses)))
-    for analysis, colour in zip(analyses, colours, strict=True):
+    names = _names(analyses)
+    for analysis, name, colour in zip(analyses, names, colours, strict=True):
         summary = analysis.summaries[convention]
         values, rank = eigenvalues(summary), summary.effective_rank.value
         axis.plot(
@@ -91,7 +93,7 @@ def _panel(axis: Any, analyses: Sequence[Analysis], convention: str) -> None:
             values,
             color=colour,
             marker="." if len(values) <= _FEW else None,
-            label=f"{rank:.4g}  {analysis.array.label}",
+            label=f"{rank:.4g}  {name}",
         )
         axis.axvline(rank, color=colour, linewidth=0.8, linestyle=":")
     axis.set_xscale("log")
@@ -101,3 +103,11 @@ def _panel(axis: Any, analyses: Sequence[Analysis], convention: str) -> None:
     legend = axis.legend(frameon=False, title="effective rank", fontsize=8, loc="lower left")
     for text in legend.get_texts():
         text.set_parse_math(False)  # a file's name may have dollars
+
+
+def _names(analyses: Sequence[Analysis]) -> list[str]:
+    """Labels without their folders, where that still tells them apart."""
+    arrays = [analysis.array for analysis in analyses]
+    labels = [array.label for array in arrays]
+    short = [replace(array, file=Path(array.file.name)).label for array in arrays]
+    return short if len(set(short)) == len(set(labels)) else labels

@@ -98,6 +98,8 @@ def _notes(report: Report) -> str:
     notes = [f"Intervals at {report.settings.confidence:.4g}:"]
     notes += [f"  {kind}: {meaning}" for kind, meaning in _MEANINGS.items() if kind in kinds]
     if report.drifts:
-        notes.append("* the interval of the change excludes 0")
+        notes.append(
+            "* the interval of the change excludes 0, given the same examples in one order"
+        )
     notes += [f"skipped {array.label}: {array.complaint}" for array in report.skipped]
     return "\n".join(notes)

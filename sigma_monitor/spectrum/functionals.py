@@ -26,6 +26,8 @@ __all__ = [
 
 Values = NDArray[np.float64]
 
+_NEAR_ONE = 1e-5  # orders where the second term in q − 1 is as small as the rounding of the sum
+
 
 def log_det(values: Values, m: int, ridge: float) -> float:
     """`Σ log(λ_i + ε)` over all m eigenvalues, in nats (SIGMA, arXiv 2601.03385)."""
@@ -53,11 +55,13 @@ def spectral_entropy(values: Values) -> float:
 def renyi_rank(values: Values, q: float) -> float:
     """`(Σ p^q)^(1/(1−q))`, from 1 to d; q = 2 is the participation ratio (Vendi score of order q).
 
-    q = 0 counts the non-zero eigenvalues, q = 1 is `exp H(p)`, q = ∞ is `1 / max p`.
+    q = 0 counts the non-zero eigenvalues, q = 1 is `exp H(p)`, q = ∞ is `1 / max p`. Close to 1 the
+    first two terms in q − 1 are taken, since `Σ p^q` has lost its digits there.
     """
     p = values[values > 0] / values.sum()
-    if q == 1:
-        return math.exp(_entropy(p))
+    if abs(q - 1) < _NEAR_ONE:
+        logs = np.log(p)
+        return math.exp(_entropy(p) - (q - 1) / 2 * float(p @ (logs - p @ logs) ** 2))
     if math.isinf(q):
         return float(1 / p.max())
     # Relative to the largest share, so that a large q does not underflow every term.

@@ -11,6 +11,9 @@ from sigma_monitor.spectrum.operator import Operator
 
 __all__ = ["Lanczos", "leading_subspace", "orthonormal"]
 
+# Share that the second orthogonalisation must leave of what the first has left.
+_NEW = 0.5
+
 
 class Lanczos:
     """An independent Lanczos recursion from each start vector, all of them in one batch.
@@ -18,11 +21,9 @@ class Lanczos:
     From the unit vector v the recursion makes the tridiagonal T_k with `vᵀ f(A) v ≈ e₁ᵀ f(T_k) e₁`
     (Golub and Meurant 2010, chapter 4). Every new vector is orthogonalised twice against all
     earlier ones of its recursion. Once suffices until the Krylov space is exhausted, which is what
-    collapse means; the second time keeps the basis orthonormal where the first has left nothing
-    but rounding. Such a recursion goes on in directions that rounding chose, at weights of the
-    square of the unit roundoff. Where nothing at all is left (`β <= eps²`, the trace being 1) its
-    further coefficients are zero. A mask on the device decides that: `advance` never waits for the
-    host.
+    collapse means; then the first pass leaves nothing but rounding. Where the second takes most of
+    that, nothing new was in it (Parlett's "twice is enough"): the recursion ends, and its further
+    coefficients are zero. A mask on the device decides that, so `advance` never waits for the host.
 
     Args:
         operator: Of trace 1, hence of norm 1 at most.
@@ -95,16 +96,20 @@ class Lanczos:
         if self._beta:
             previous = block[:, step - 1] if step else self._blocks[-2][:, -1]
             rest.addcmul_(previous, self._beta[-1][:, None], value=-1)
-        filled = (*self._blocks[:-1], block[:, : step + 1])
-        for known in filled * 2:
-            row = rest[:, None, :]  # as a row: with columns, batched products run 15 times slower
-            rest = torch.baddbmm(row, torch.bmm(row, known.mT), known, alpha=-1)[:, 0]
+        once = self._orthogonalised(rest, block, step)
+        rest = self._orthogonalised(once, block, step)
         beta = torch.linalg.vector_norm(rest, dim=-1)
-        alive = beta > torch.finfo(beta.dtype).eps ** 2
+        alive = (beta > 0) & (beta > _NEW * torch.linalg.vector_norm(once, dim=-1))
         beta = torch.where(alive, beta, 0.0)
         self._alpha.append(alpha)
         self._beta.append(beta)
         self._next = torch.where(alive[:, None], rest / torch.where(alive, beta, 1.0)[:, None], 0.0)
+
+    def _orthogonalised(self, rest: Tensor, block: Tensor, step: int) -> Tensor:
+        for known in (*self._blocks[:-1], block[:, : step + 1]):
+            row = rest[:, None, :]  # as a row: with columns, batched products run 15 times slower
+            rest = torch.baddbmm(row, torch.bmm(row, known.mT), known, alpha=-1)[:, 0]
+        return rest
 
 
 def leading_subspace(operator: Operator, start: Tensor, *, iterations: int) -> Tensor:

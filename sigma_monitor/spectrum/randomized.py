@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,8 +83,9 @@ class Sounding:
     def log_renyi_rank(self, q: float) -> TraceEstimate:
         """`log Σ x^q / (1 − q)`, by order: the entropy at q = 1, `−log λ_max` at q = ∞.
 
-        At q = 0 nothing can tell a small eigenvalue from none: the value counts the nodes above
-        rounding, and the bracket runs from the entropy (ranks fall with their order) to log d.
+        Ranks fall with their order. Where the rules do not bracket, that does: at q = 0, where
+        nothing can tell a small eigenvalue from none and the value counts the nodes above rounding,
+        and above twice the number of steps, where both rules lie on one side.
         """
         if abs(q - 1) < _NEAR_ONE:
             return self.measure.trace(ENTROPY)
@@ -95,7 +96,15 @@ class Sounding:
         top = self.largest[0]  # powers of x / top do not underflow all together
         total = self.measure.trace(scaled_power(q, top))
         log_total = total.mapped(_log, 1 / total.value)
-        return log_total.scaled(1 / (1 - q), q * math.log(top) / (1 - q))
+        rank = log_total.scaled(1 / (1 - q), q * math.log(top) / (1 - q))
+        if q <= 2 * self.measure.leading_gauss.nodes.shape[1]:
+            return rank
+        least, most = self.log_stable_rank(), self.log_renyi_rank(2)
+        return replace(
+            rank,
+            below=max(0.0, rank.value - least.value + least.below),
+            above=max(0.0, most.value + most.above + most.rounding - rank.value),
+        )
 
     def log_stable_rank(self) -> TraceEstimate:
         """`−log λ_max`, certified above and with the probability of `largest` below."""
@@ -106,11 +115,11 @@ class Sounding:
     def _log_rank(self) -> TraceEstimate:
         nodes, counts = self.measure.density()
         most = math.log(self.measure.dimension)
-        low = self.measure.trace(ENTROPY)
-        floor = low.value - low.below - low.rounding
+        least = self.log_stable_rank()
         value = math.log(max(1.0, float(counts[nodes > self.rounding].sum())))
-        value = min(max(value, floor), most)
-        return TraceEstimate(value, max(0.0, value - floor), most - value, 0.0, _NONE)
+        value = min(value, most)
+        below = max(0.0, value - least.value + least.below + least.rounding)
+        return TraceEstimate(value, below, most - value, 0.0, _NONE)
 
 
 def sound(
@@ -174,7 +183,7 @@ def sound(
     matvecs += leading.matvecs + rest.matvecs + (deep.steps - rest.steps) * few
     ritz = gauss_rule(*rest.coefficients()).nodes  # (layers, vectors, k)
     factor = _largest_over_ritz(d, rest.steps, (1 - confidence) ** (1 / effort.sphere_vectors))
-    products = orthonormal(leading.first_products())
+    refreshed = orthonormal(leading.first_products()) if test_vectors else [None] * layers
     soundings = []
     for layer, measure in enumerate(measures):
         found = max(float(measure.leading_gauss.nodes.max()), float(ritz[layer].max()))
@@ -183,9 +192,8 @@ def sound(
         rules = (measure.leading_gauss, measure.deep_gauss)
         smallest = min(rule.nodes.min(initial=float(ritz[layer].min())) for rule in rules)
         largest = (found, min(1.0, max(found, bound)))
-        refreshed = products[layer] if test_vectors else None
         soundings.append(
-            Sounding(measure, largest, smallest, rounding, refreshed, deep.steps, matvecs)
+            Sounding(measure, largest, smallest, rounding, refreshed[layer], deep.steps, matvecs)
         )
     return soundings
 
