@@ -1,4 +1,4 @@
-"""The monitor with randomised spectra: what it follows, what the detector is told, what it keeps."""
+"""The monitor with randomised spectra: what it follows, tells the detector, and keeps."""
 
 import json
 import logging

@@ -34,7 +34,6 @@ class Lanczos:
 
     def __init__(self, operator: Operator, start: Tensor) -> None:
         self._operator = operator
-        self.dtype = operator.dtype
         self.shape = start.shape  # (layers, b, d)
         self._next = start.reshape(-1, start.shape[-1])  # (layers · b, d)
         self._blocks: list[Tensor] = []  # (layers · b, steps of an `advance`, d) each

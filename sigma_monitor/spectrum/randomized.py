@@ -146,56 +146,103 @@ def sound(
         confidence: Of the upper bound of λ_max.
         basis: (layers, s, d) of an earlier sounding: spares the subspace iteration.
 
-    Cost: products with `3 s + k' s + N k` vectors, s = 32, k' steps from the leading directions
-    and k from the N test vectors; a look at the coefficients every few steps is all that waits for
-    the device.
+    Cost: products with `3 s + k' s + (N + 4) k + 8 (k'' − k)` vectors: s = 32 leading directions,
+    k' = 4 steps or more from them, k = 20 from the N test vectors and k'' up to 64 from 8 of these.
     """
-    d, layers = operator.d, operator.layers
-    test_vectors = 0 if d <= DEFLATED + effort.test_vectors else effort.test_vectors
-    matvecs = 0
-    if not test_vectors:
-        identity = torch.eye(d, dtype=operator.dtype, device=operator.device)
-        basis = identity.expand(layers, d, d)
-    elif basis is None:
-        start = _gaussian(operator, DEFLATED, seed, _START)
-        basis = leading_subspace(operator, start, iterations=_SUBSPACE_ITERATIONS)
-        matvecs = DEFLATED * (_SUBSPACE_ITERATIONS + 1)
-    test = _complement(_gaussian(operator, test_vectors, seed, _TEST), basis)
-    sphere = _gaussian(operator, effort.sphere_vectors, seed, _SPHERE)
-    leading = Lanczos(operator, basis)
-    rest = Lanczos(operator, _unit(torch.cat([test, sphere], dim=1)))
-    leading.advance(effort.leading_steps)
-    rest.advance(effort.steps)
-    deep = rest
-    few = min(test_vectors, _DEEP)
-    while True:
-        measures = _measures(leading, deep, deep, few, few)
-        wide = np.array([_widths(*pair) for pair in zip(measures, ridges, strict=True)]).max(0) > 1
-        wide &= [run.steps < min(d, _MOST_STEPS) for run in (leading, deep)]
-        goes_on = operator.agreed([] if effort.fixed else wide.tolist())
-        if not any(goes_on):
-            break
-        if goes_on[1] and deep is rest:
-            deep = rest.narrowed(few)
-        for run, more in zip((leading, deep), goes_on, strict=True):
-            run.advance(min(max(4, run.steps // 3), _MOST_STEPS - run.steps) * int(more))
-    measures = _measures(leading, rest, deep, test_vectors, test_vectors if deep is rest else few)
-    matvecs += leading.matvecs + rest.matvecs + (deep.steps - rest.steps) * few
-    ritz = gauss_rule(*rest.coefficients()).nodes  # (layers, vectors, k)
-    factor = _largest_over_ritz(d, rest.steps, (1 - confidence) ** (1 / effort.sphere_vectors))
-    refreshed = orthonormal(leading.first_products()) if test_vectors else [None] * layers
-    soundings = []
-    for layer, measure in enumerate(measures):
-        found = max(float(measure.leading_gauss.nodes.max()), float(ritz[layer].max()))
-        bound = factor * float(ritz[layer, test_vectors:].max())
-        rounding = measure.node_rounding(found)
-        rules = (measure.leading_gauss, measure.deep_gauss)
-        smallest = min(rule.nodes.min(initial=float(ritz[layer].min())) for rule in rules)
-        largest = (found, min(1.0, max(found, bound)))
-        soundings.append(
-            Sounding(measure, largest, smallest, rounding, refreshed[layer], deep.steps, matvecs)
+    runs = _Recursions(operator, effort, seed, basis)
+    if not effort.fixed:
+        runs.narrow_brackets(ridges)
+    return runs.soundings(confidence)
+
+
+class _Recursions:
+    """From the leading directions, from test vectors and vectors on the sphere, and the deep ones.
+
+    What more steps change hardly differs between test vectors, so the last steps are taken from a
+    few of them.
+    """
+
+    def __init__(self, operator: Operator, effort: Effort, seed: int, basis: Tensor | None) -> None:
+        d, layers = operator.d, operator.layers
+        self.operator = operator
+        self.test_vectors = 0 if d <= DEFLATED + effort.test_vectors else effort.test_vectors
+        self.few = min(self.test_vectors, _DEEP)
+        self.matvecs = 0
+        if not self.test_vectors:
+            identity = torch.eye(d, dtype=operator.dtype, device=operator.device)
+            basis = identity.expand(layers, d, d)
+        elif basis is None:
+            start = _gaussian(operator, DEFLATED, seed, _START)
+            basis = leading_subspace(operator, start, iterations=_SUBSPACE_ITERATIONS)
+            self.matvecs = DEFLATED * (_SUBSPACE_ITERATIONS + 1)
+        test = _complement(_gaussian(operator, self.test_vectors, seed, _TEST), basis)
+        sphere = _gaussian(operator, effort.sphere_vectors, seed, _SPHERE)
+        self.leading = Lanczos(operator, basis)
+        self.rest = self.deep = Lanczos(operator, _unit(torch.cat([test, sphere], dim=1)))
+        self.leading.advance(effort.leading_steps)
+        self.rest.advance(effort.steps)
+
+    def narrow_brackets(self, ridges: Sequence[float]) -> None:
+        """Take steps until the brackets are narrow; every look waits for the device."""
+        while True:
+            pairs = zip(self._measures(self.deep, self.few, self.few), ridges, strict=True)
+            wide = np.array([_widths(measure, ridge) for measure, ridge in pairs]).max(0) > 1
+            most = min(self.operator.d, _MOST_STEPS)
+            wide &= [run.steps < most for run in (self.leading, self.deep)]
+            goes_on = self.operator.agreed(wide.tolist())
+            if not any(goes_on):
+                return
+            if goes_on[1] and self.deep is self.rest:
+                self.deep = self.rest.narrowed(self.few)
+            for run, more in zip((self.leading, self.deep), goes_on, strict=True):
+                run.advance(min(max(4, run.steps // 3), most - run.steps) * int(more))
+
+    def soundings(self, confidence: float) -> list[Sounding]:
+        """By layer."""
+        deep_vectors = self.test_vectors if self.deep is self.rest else self.few
+        measures = self._measures(self.rest, self.test_vectors, deep_vectors)
+        deeper = (self.deep.steps - self.rest.steps) * self.few
+        matvecs = self.matvecs + self.leading.matvecs + self.rest.matvecs + deeper
+        ritz = gauss_rule(*self.rest.coefficients()).nodes  # (layers, vectors, k)
+        sphere = ritz[:, self.test_vectors :]
+        factor = _largest_over_ritz(
+            self.operator.d, self.rest.steps, (1 - confidence) ** (1 / sphere.shape[1])
         )
-    return soundings
+        bases: Sequence[Tensor | None] = [None] * len(measures)
+        if self.test_vectors:
+            bases = list(orthonormal(self.leading.first_products()))
+        soundings = []
+        for layer, (measure, basis) in enumerate(zip(measures, bases, strict=True)):
+            ends = np.concatenate([measure.nodes(), ritz[layer].ravel()])
+            found = float(ends.max())
+            bound = min(1.0, max(found, factor * float(sphere[layer].max())))
+            rounding = measure.node_rounding(found)
+            soundings.append(
+                Sounding(
+                    measure,
+                    (found, bound),
+                    float(ends.min()),
+                    rounding,
+                    basis,
+                    self.deep.steps,
+                    matvecs,
+                )
+            )
+        return soundings
+
+    def _measures(self, rest: Lanczos, vectors: int, deep_vectors: int) -> list[SpectralMeasure]:
+        """By layer, of the first so many vectors of `rest` and of the deep recursions."""
+        runs = ((self.leading, None), (rest, vectors), (self.deep, deep_vectors))
+        coefficients = [[part[:, :count] for part in run.coefficients()] for run, count in runs]
+        layers, s, d = self.leading.shape
+        return [
+            SpectralMeasure.from_coefficients(
+                *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
+                rest_dimension=d - s,
+                unit_roundoff=torch.finfo(self.operator.dtype).eps / 2,
+            )
+            for layer in range(layers)
+        ]
 
 
 def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
@@ -226,23 +273,6 @@ def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
 
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
-
-
-def _measures(
-    leading: Lanczos, rest: Lanczos, deep: Lanczos, vectors: int, deep_vectors: int
-) -> list[SpectralMeasure]:
-    """By layer, of the first so many vectors of `rest` and of `deep`."""
-    runs = ((leading, None), (rest, vectors), (deep, deep_vectors))
-    coefficients = [tuple(part[:, :count] for part in run.coefficients()) for run, count in runs]
-    layers, s, d = leading.shape
-    return [
-        SpectralMeasure.from_coefficients(
-            *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
-            rest_dimension=d - s,
-            unit_roundoff=torch.finfo(leading.dtype).eps / 2,
-        )
-        for layer in range(layers)
-    ]
 
 
 def _widths(measure: SpectralMeasure, ridge: float) -> tuple[float, float]:

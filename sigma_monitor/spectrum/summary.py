@@ -24,6 +24,7 @@ __all__ = [
     "FUNCTIONALS",
     "METHODS",
     "Method",
+    "Settings",
     "SpectralSummary",
     "spectral_summaries",
     "spectral_summary",
@@ -234,6 +235,7 @@ class Settings:
         steps: int | None,
         generator: torch.Generator | None,
     ) -> Settings:
+        """From the arguments of `spectral_summary`; raises an InputError on one out of range."""
         if method not in METHODS:
             raise InputError(f'method={method!r}: it is "auto", "exact" or "lanczos".')
         for name, value in (("test_vectors", test_vectors), ("lanczos_steps", steps)):
@@ -243,6 +245,7 @@ class Settings:
         return cls(method, LanczosSettings(test_vectors, steps, seed))
 
     def choose(self, rows: Product, conventions: Conventions) -> Choice:
+        """The method that was asked for, or the cheaper one."""
         if self.method != "auto":
             return Choice(self.method, "asked for")
         return choose(

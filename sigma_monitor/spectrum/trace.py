@@ -349,6 +349,10 @@ class SpectralMeasure:
         gap = abs(float((gauss.apply(function.value) - radau.apply(function.value)).mean()))
         return leading, self.rest_dimension * gap
 
+    def nodes(self) -> Array:
+        """All nodes of the Gauss rules with most steps: Ritz values."""
+        return np.concatenate([self.leading_gauss.nodes.ravel(), self.deep_gauss.nodes.ravel()])
+
     def density(self) -> tuple[Array, Array]:
         """Nodes, descending, and the number of eigenvalues each stands for."""
         nodes, counts = self.leading_gauss.nodes.ravel(), self.leading_gauss.weights.ravel()

@@ -1,4 +1,4 @@
-"""Randomised spectra in a Trainer run: the training, the numbers and the alerts of the exact way."""
+"""Randomised spectra in a Trainer run: training, numbers and alerts of the exact way."""
 
 from __future__ import annotations
 

@@ -351,6 +351,14 @@ def test_a_jump_is_measured_anew_with_all_vectors(jump):
     assert calm.randomized.anchor in (None, after)
 
 
+def test_a_large_change_is_measured_anew_however_well_it_is_known():
+    rows = healthy()
+    before = lanczos(rows)
+    # A scale moves log det by the same for every vector.
+    assert lanczos(1.01 * rows, previous=before).randomized.anchor is before
+    assert lanczos(1.1 * rows, previous=before).randomized.anchor is None
+
+
 def test_a_chain_of_small_steps_stays_true():
     # With few vectors an interval grows faster with its confidence: at more, none is followed.
     rows = healthy()

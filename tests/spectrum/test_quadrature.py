@@ -1,4 +1,4 @@
-"""Lanczos recursions and quadrature rules: the side of every rule, at every number of steps."""
+"""Lanczos recursions, the side of every quadrature rule at every number of steps, and traces."""
 
 import math
 from functools import cache, cached_property
@@ -11,10 +11,13 @@ from scipy.special import xlogy
 from sigma_monitor.spectrum.gram import Gram
 from sigma_monitor.spectrum.lanczos import Lanczos, leading_subspace, orthonormal
 from sigma_monitor.spectrum.operator import DenseOperator, RowOperator
+from sigma_monitor.spectrum.randomized import log_effective_rank
 from sigma_monitor.spectrum.trace import (
     ENTROPY,
     ROOT,
     ROOT_ENTROPY,
+    SpectralMeasure,
+    TraceEstimate,
     gauss_rule,
     log_ridge,
     radau_rule,
@@ -525,3 +528,140 @@ def test_slopes_are_those_of_the_functions(function):
     np.testing.assert_allclose(
         function.slope(x), abs(numeric), rtol=0, atol=1e6 * step**2 * max(1.0, size)
     )
+
+
+# From rules to traces.
+
+
+def measure_of(spectrum, *, leading, vectors, steps, deep=None, deep_steps=None, seed=0):
+    """A measure of a diagonal operator: its first `leading` eigenvectors, and random vectors."""
+    values = np.sort(np.asarray(spectrum, dtype=float))[::-1] / np.sum(spectrum)
+    d = len(values)
+    operator = DenseOperator(torch.diag(torch.as_tensor(values.copy()))[None], [1.0])
+    basis = torch.eye(d, dtype=torch.float64)[:leading]
+    test = gaussian(vectors, d, seed)
+    test[:, :leading] = 0
+    runs = []
+    for start, count in ((basis, steps), (unit(test), steps), (unit(test)[:deep], deep_steps)):
+        run = Lanczos(operator, start[None])
+        run.advance(count or steps)
+        runs.append(tuple(part[0] for part in run.coefficients()))
+    return SpectralMeasure.from_coefficients(
+        *runs, rest_dimension=d - leading, unit_roundoff=EPS / 2
+    )
+
+
+def naive_per_vector(measure, function):
+    """Each vector by itself, its control variate by a regression over the nodes of all others."""
+    leading = sum(
+        weight * function.value(node)
+        for nodes, weights in zip(
+            measure.leading_gauss.nodes, measure.leading_gauss.weights, strict=True
+        )
+        for node, weight in zip(nodes, weights, strict=True)
+    )
+    energy = 1 - (measure.leading_gauss.nodes * measure.leading_gauss.weights).sum()
+    nodes, weights = measure.rest_gauss.nodes, measure.rest_gauss.weights
+    found = []
+    for i in range(len(nodes)):
+        x, w = (np.delete(array, i, axis=0).ravel() for array in (nodes, weights))
+        slope = np.polyfit(x, function.value(x), 1, w=np.sqrt(w))[0]
+        own = weights[i] @ function.value(nodes[i])
+        own -= slope * (weights[i] @ nodes[i] - energy / measure.rest_dimension)
+        found.append(leading + measure.rest_dimension * own)
+    return np.array(found)
+
+
+FUNCTIONS = [ENTROPY, ROOT, ROOT_ENTROPY, log_ridge(1e-3), scaled_power(2.0, 1.0)]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("vectors", [2, 3, 8])
+def test_a_vector_is_corrected_by_the_slope_that_the_others_see(function, vectors):
+    measure = measure_of(1 / np.arange(1, 31), leading=4, vectors=vectors, steps=6)
+    part = measure.trace(function)
+    # Regression is exact to eps of its condition, which on nodes in [0, 1] is that of their spread.
+    np.testing.assert_allclose(
+        part.per_vector, naive_per_vector(measure, function), rtol=SQRT_EPS, atol=0
+    )
+    assert part.value == pytest.approx(part.per_vector.mean(), rel=8 * EPS)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_control_variate_takes_out_most_of_the_spread(function):
+    measure = measure_of(np.linspace(1, 0.3, 40), leading=4, vectors=16, steps=8)
+    plain = 36 * measure.rest_gauss.apply(function.value)
+    assert measure.trace(function).per_vector.std() < plain.std() / 3
+
+
+@pytest.mark.parametrize("function", FUNCTIONS[:4])  # a square is exact after two steps
+def test_deeper_steps_of_some_vectors_change_all_by_their_mean(function):
+    spectrum = np.arange(1, 41) ** -1.5
+    options = {"leading": 4, "vectors": 12, "steps": 4}
+    shallow = measure_of(spectrum, **options).trace(function)
+    deep_measure = measure_of(spectrum, **options, deep=3, deep_steps=9)
+    deep = deep_measure.trace(function)
+    few = slice(3)
+    change = (
+        deep_measure.deep_gauss.apply(function.value)
+        - deep_measure.rest_gauss.apply(function.value)[few]
+    )
+    assert deep.value - shallow.value == pytest.approx(36 * change.mean(), rel=SQRT_EPS)
+    # The others are moved by the mean, those gone on with by that and N/n times the rest.
+    moved = deep.per_vector - shallow.per_vector
+    expected = np.full(12, change.mean())
+    expected[few] += 12 / 3 * (change - change.mean())
+    atol = SQRT_EPS * abs(36 * change).max()
+    np.testing.assert_allclose(moved, 36 * expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("steps", [2, 3, 4, 6])
+def test_the_bracket_of_a_trace_holds_what_more_steps_find(steps, function):
+    spectrum = np.arange(1, 41) ** -1.5
+    options = {"leading": 4, "vectors": 6}
+    few = measure_of(spectrum, **options, steps=steps)
+    part, gap = few.trace(function), sum(few.gaps(function))
+    all_steps = measure_of(spectrum, **options, steps=40)
+    # The same vectors, and the control variate left out, whose slope moves with the nodes too.
+    gauss, final = (
+        measure.leading_gauss.apply(function.value).sum()
+        + 36 * measure.rest_gauss.apply(function.value).mean()
+        for measure in (few, all_steps)
+    )
+    slack = 40 * part.rounding
+    assert gauss - part.below - slack <= final <= gauss + part.above + slack
+    # And is no wider than both rules are apart.
+    assert part.below + part.above == pytest.approx(gap, rel=SQRT_EPS, abs=slack)
+
+
+class Known:
+    """In place of a measure: the two sums that the effective rank is made of, with brackets."""
+
+    def __init__(self, root, entropy):
+        self.parts = {ROOT: root, ROOT_ENTROPY: entropy}
+
+    def trace(self, function):
+        return self.parts.get(function, self.parts[ROOT])
+
+
+def between(low, value, high):
+    return TraceEstimate(value, value - low, high - value, 0.0, np.empty(0))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_bracket_of_the_effective_rank_holds_all_of_the_box(seed):
+    """`log S + R/S` over the box of both brackets, against a grid."""
+    rng = np.random.default_rng(seed)
+    s = np.sort(rng.uniform(1, 6, 3))
+    r = np.sort(rng.uniform(0, 8, 3))
+    if seed % 4 == 0:
+        r = r.mean() + (r - r.mean()) / 50  # a narrow one that S = R crosses
+    rank = log_effective_rank(Known(between(*s), between(*r)))
+    sums, entropies = np.meshgrid(np.linspace(s[0], s[2], 401), np.linspace(r[0], r[2], 401))
+    values = np.log(sums) + entropies / sums
+    # The grid misses a minimum by the square of its step; it never lies outside.
+    assert rank.value - rank.below <= values.min() + 16 * EPS
+    assert rank.value + rank.above >= values.max() - 16 * EPS
+    assert rank.value - rank.below >= values.min() - (s[2] - s[0]) ** 2 / 400**2 * 8 - 16 * EPS
+    assert rank.value + rank.above <= values.max() + 16 * EPS
