@@ -39,9 +39,7 @@ def eigenvalues(summary: SpectralSummary) -> NDArray[np.float64]:
         return summary.eigenvalues
     assert summary.randomized is not None  # one of both is always there
     sounding = summary.randomized.sounding
-    nodes, counts = sounding.measure.density()
-    middle = np.arange(sounding.measure.dimension) + 0.5
-    values = nodes[np.searchsorted(counts.cumsum(), middle).clip(max=len(nodes) - 1)]
+    values = sounding.measure.eigenvalues()
     kept: NDArray[np.float64] = values[values > sounding.rounding] * summary.trace.value
     return kept
 

@@ -140,12 +140,12 @@ class Gram:
         if not center:
             norms = self.norms if self.scale is None else (self.norms > 0).double()
             return norms[:, 0].square()
-        return torch.cat([rows.square().sum(1) for rows in self._centred_rows()])
-
-    def _centred_rows(self) -> Iterator[Tensor]:
+        energy = self.mean.new_empty(self.n)
         for block in blocks(self.n, self.m):
             chunk = self.embeddings[block].double()
-            yield (chunk if self.scale is None else chunk * self.scale[block]) - self.mean
+            chunk = (chunk if self.scale is None else chunk * self.scale[block]) - self.mean
+            energy[block] = chunk.square().sum(1)
+        return energy
 
     @property
     def n(self) -> int:

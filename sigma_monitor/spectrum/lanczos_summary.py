@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from sigma_monitor.errors import InputError
@@ -274,9 +273,6 @@ def _extremes(sounding: Sounding, trace: float, *, full: bool) -> dict[str, Esti
 
 def _decay_exponent(sounding: Sounding, noise: float, trace: float) -> Estimate:
     """By the definition of `functionals.decay_exponent`, on the eigenvalues the density implies."""
-    nodes, counts = sounding.measure.density()
-    index = np.arange(1, sounding.measure.dimension + 1)
-    values = nodes[np.searchsorted(counts.cumsum(), index - 0.5).clip(max=len(nodes) - 1)]
     floor = max(noise / trace, sounding.rounding)
-    exponent = functionals.decay_exponent(values, floor)
+    exponent = functionals.decay_exponent(sounding.measure.eigenvalues(), floor)
     return Estimate(exponent, -math.inf, math.inf, "quadrature")

@@ -98,16 +98,23 @@ class RowOperator:
         gram = self.grams[layer]
         if basis is None:
             basis = torch.eye(self.d, dtype=self.dtype, device=self.device)
-        images = [basis @ chunk.mT for chunk in self._chunks(gram)]
-        if self._on_features:
-            image = torch.cat(images, dim=1).double()  # (s, n)
-            rotation = torch.linalg.eigh(image @ image.mT).eigenvectors
-            taken = (rotation.mT @ image).square().mT * self._inverse_traces[layer]
-            return taken, taken.sum(0)
-        projected = sum((image.double() @ image.double().mT for image in images), 0.0)
-        values, rotation = torch.linalg.eigh(projected * self._inverse_traces[layer])
+        side = len(basis)
+        projected = torch.zeros(side, side, dtype=torch.float64, device=self.device)
+        for chunk in self._chunks(gram):
+            image = (basis @ chunk.mT).double()  # of some rows, or of some features
+            projected.addmm_(image, image.mT, alpha=self._inverse_traces[layer])
+        values, rotation = torch.linalg.eigh(projected)
         values = values.clamp_min(0)
-        return (rotation.mT @ basis.double()).square().mT * values, values
+        rotated = rotation.mT @ basis.double()
+        if not self._on_features:
+            return rotated.square().mT * values, values
+        taken = values.new_empty(gram.n, side)
+        start = 0
+        for chunk in self._chunks(gram):
+            image = rotated.to(self.dtype) @ chunk.mT
+            taken[start : start + len(chunk)] = image.mT.square() * self._inverse_traces[layer]
+            start += len(chunk)
+        return taken, taken.sum(0)
 
     def _chunks(self, gram: Gram) -> Iterator[Tensor]:
         """The rows, prepared; on the kernel side transposed, so that `d` is the last dimension."""

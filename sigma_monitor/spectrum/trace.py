@@ -353,6 +353,13 @@ class SpectralMeasure:
         """All nodes of the Gauss rules with most steps: Ritz values."""
         return np.concatenate([self.leading_gauss.nodes.ravel(), self.deep_gauss.nodes.ravel()])
 
+    def eigenvalues(self) -> Array:
+        """(d,) descending: those that the density implies."""
+        nodes, counts = self.density()
+        middle = np.arange(self.dimension) + 0.5
+        values: Array = nodes[np.searchsorted(counts.cumsum(), middle).clip(max=len(nodes) - 1)]
+        return values
+
     def density(self) -> tuple[Array, Array]:
         """Nodes, descending, and the number of eigenvalues each stands for."""
         nodes, counts = self.leading_gauss.nodes.ravel(), self.leading_gauss.weights.ravel()

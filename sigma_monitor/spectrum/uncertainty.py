@@ -97,11 +97,11 @@ def leave_one_out(
     if len(counts) < 3:
         return None
     deletions = _Deletions(gram, decomposition, counts, center=center)
-    without = [
-        deletions.values(run, ridge=ridge, relative_ridge=relative_ridge)
-        for run in deletions.runs()
-    ]
-    return LeaveOneOut(*torch.cat(without, dim=1).cpu().numpy())
+    # Filled in place: small results kept between large blocks would hold on to the blocks' memory.
+    without = decomposition.values.new_empty(3, len(counts))
+    for run in deletions.runs():
+        without[:, run] = deletions.values(run, ridge=ridge, relative_ridge=relative_ridge)
+    return LeaveOneOut(*without.cpu().numpy())
 
 
 def jackknife_standard_error(leave_one_out_values: NDArray[np.float64]) -> float:
