@@ -249,8 +249,8 @@ class SigmaMonitor:
             self._warm_up(model, probes)
         started = time.perf_counter()
         reading = self.probe.read(model, probes)
+        self._recognise(self._current_fingerprint(probes, reading), step)
         measured = self._measure(reading, follow=True)
-        self._recognise(self._current_fingerprint(probes, reading), model, step)
         if not self._watches:
             self._open(model, step, reading, measured)
         loss = reading.loss if reading.loss is None or math.isfinite(reading.loss) else None
@@ -284,13 +284,14 @@ class SigmaMonitor:
     def _measure(self, reading: Reading, *, follow: bool = False) -> dict[str, Measured]:
         """The spectra of every layer; `follow` those of the check before."""
         measured = {}
+        fixed = self._methods if follow and self.method == "auto" else {}
         for layer, rows in reading.layers.items():
             asked: dict[str, Method] = dict.fromkeys((CENTRED, UNCENTRED, POOLED), self.method)
             measured[layer] = measure(
                 rows,
                 functionals=self.functionals,
                 relative_ridge=self.relative_ridge,
-                methods=asked | self._methods.get(layer, {}) if follow else asked,
+                methods=asked | fixed.get(layer, {}),
                 previous=self._previous.get(layer) if follow else None,
             )
             if follow and measured[layer].spectra:
@@ -411,10 +412,10 @@ class SigmaMonitor:
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _recognise(self, fingerprint: str, model: nn.Module, step: int) -> None:
+    def _recognise(self, fingerprint: str, step: int) -> None:
         """Refuse to compare with a baseline of another probe set or of other conventions."""
         if self._fingerprint is not None and fingerprint != self._fingerprint:
-            self._watches = {}
+            self._watches, self._methods, self._previous = {}, {}, {}
             self._first_loss = None
             _logger.warning(
                 "sigma_monitor: probe set or conventions differ from those of the saved baseline "

@@ -85,7 +85,7 @@ def _exact_change(
 ) -> Estimate:
     change = _difference(before, after, name)
     without = before.leave_one_out, after.leave_one_out
-    if name not in _SAMPLED or getattr(after, name).kind == "exact":
+    if name not in _SAMPLED or getattr(before, name).kind == getattr(after, name).kind == "exact":
         return Estimate.exact(change)
     half = math.inf
     if without[0] is not None and without[1] is not None:

@@ -80,12 +80,6 @@ class Lanczos:
         alpha, beta = pair.double().cpu().numpy().reshape(2, *self.shape[:2], -1)
         return alpha, beta
 
-    def first_products(self) -> Tensor:
-        """(layers, b, d) products of the operator with the start vectors; needs two steps."""
-        first, second = self._blocks[0][:, 0], self._blocks[0][:, 1]
-        product = first * self._alpha[0][:, None] + second * self._beta[0][:, None]
-        return product.view(self.shape)
-
     def _step(self, block: Tensor, step: int) -> None:
         vector = self._next
         block[:, step] = vector

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
-
 from sigma_monitor.errors import InputError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.spectrum import functionals
@@ -118,17 +116,17 @@ class Layers:
     def following(self, previous: SpectralSummary, started: float) -> SpectralSummary:
         """The one layer, at the level of `previous` and the change since while that is small."""
         before = self.checked(previous)
-        basis = before.sounding.basis
-        if basis is None:
-            return self.summaries(started)[0]
         anchor = before.anchor or previous
-        vectors, steps = self.settings.test_vectors, self.settings.steps
-        (few,) = self.sound(Effort.following(vectors, steps), basis)
+        level = before if anchor.randomized is None else anchor.randomized
+        basis = level.sounding.basis
+        if basis is None or basis.shape[-1] != self.operator.d:
+            return self.summaries(started)[0]
+        (few,) = self.sound(Effort.following(level.sounding), level.sounding)
         parts = self.parts(0, few)
         if _hardly_moved(anchor, parts):
             seconds = time.perf_counter() - started
             return self.summary(0, few, parts, seconds=seconds, anchor=anchor)
-        (sounding,) = self.sound(Effort.first(vectors, steps), basis)
+        (sounding,) = self.sound(Effort.first(self.settings.test_vectors, self.settings.steps))
         sounding = replace(sounding, matvecs=sounding.matvecs + few.matvecs)
         seconds = time.perf_counter() - started
         return self.summary(0, sounding, self.parts(0, sounding), seconds=seconds)
@@ -149,7 +147,7 @@ class Layers:
             )
         return previous.randomized
 
-    def sound(self, effort: Effort, basis: Tensor | None = None) -> list[Sounding]:
+    def sound(self, effort: Effort, before: Sounding | None = None) -> list[Sounding]:
         """Run the recursions of all layers."""
         ridges = [e / trace for e, trace in zip(self.epsilons, self.traces, strict=True)]
         return sound(
@@ -158,7 +156,7 @@ class Layers:
             ridges=ridges,
             seed=self.settings.seed,
             confidence=self.conventions.confidence,
-            basis=None if basis is None else basis[None],
+            before=before,
         )
 
     def parts(self, layer: int, sounding: Sounding) -> dict[str, TraceEstimate]:
@@ -226,14 +224,14 @@ def _hardly_moved(anchor: SpectralSummary, parts: Mapping[str, TraceEstimate]) -
         change = parts[name].minus(level)
         if abs(change.value) > _FOLLOWED_UP_TO:
             return False
-        if _statistical_half(change, anchor.confidence) > _statistical_half(
-            level, anchor.confidence
-        ):
+        interval = level.estimate(anchor.confidence)
+        if _statistical_half(change, anchor.confidence) > (interval.high - interval.low) / 2:
             return False
     return True
 
 
 def _statistical_half(part: TraceEstimate, confidence: float) -> float:
+    """Half the t-interval, without quadrature and rounding."""
     estimate = part.estimate(confidence)
     return estimate.high - part.value - part.above - part.rounding
 

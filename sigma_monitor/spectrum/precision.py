@@ -22,8 +22,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _ieee_products() -> Iterator[None]:
-    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn]
-    if hasattr(backends[0], "fp32_precision"):
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         # Reading the older flags raises when a program has set the newer ones, not conversely.
         matmuls = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
         before = [matmul.fp32_precision for matmul in matmuls]

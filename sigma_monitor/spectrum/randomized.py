@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigma_monitor.spectrum.lanczos import Lanczos, leading_subspace, orthonormal
+from sigma_monitor.spectrum.lanczos import Lanczos, leading_subspace
 from sigma_monitor.spectrum.operator import Operator
 from sigma_monitor.spectrum.trace import (
     ENTROPY,
@@ -42,6 +42,7 @@ _DEEP = 8  # test vectors that tell how wide the brackets are, and from which st
 
 _NEAR_ONE = 1e-6  # orders so close to one are taken as one, where Σ x^q loses its digits
 _NONE = np.empty(0)
+_TINY = np.finfo(np.float64).tiny
 
 # Purposes that random vectors are drawn for, part of their key.
 _START, _TEST, _SPHERE = range(3)
@@ -63,9 +64,11 @@ class Effort:
         return cls(test_vectors, 4, steps or 4, steps or 20, fixed=steps is not None)
 
     @classmethod
-    def following(cls, test_vectors: int, steps: int | None) -> Effort:
-        """Of a check that measures the change since another."""
-        return cls(min(6, test_vectors), 2, steps or 2, steps or 8, fixed=steps is not None)
+    def following(cls, before: Sounding) -> Effort:
+        """Of a check that measures the change since another: as many steps, so that they pair."""
+        return cls(
+            min(6, before.measure.vectors), 2, before.leading_steps, before.steps, fixed=True
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +79,9 @@ class Sounding:
     largest: tuple[float, float]  # Ritz value, and the probabilistic upper bound of λ_max
     smallest: float  # smallest Ritz value: an upper bound of λ_min
     rounding: float  # of both Ritz values
-    basis: Tensor | None  # (s, d) leading directions to start a later sounding from
-    steps: int
+    basis: Tensor | None  # (s, d) leading directions; None when all d were taken
+    leading_steps: int
+    steps: int  # most from a test vector
     matvecs: int  # products with single vectors
 
     def log_renyi_rank(self, q: float) -> TraceEstimate:
@@ -97,7 +101,7 @@ class Sounding:
         total = self.measure.trace(scaled_power(q, top))
         log_total = total.mapped(_log, 1 / total.value)
         rank = log_total.scaled(1 / (1 - q), q * math.log(top) / (1 - q))
-        if q <= 2 * self.measure.leading_gauss.nodes.shape[1]:
+        if q <= 2 * min(self.leading_steps, self.steps):
             return rank
         least, most = self.log_stable_rank(), self.log_renyi_rank(2)
         return replace(
@@ -110,7 +114,7 @@ class Sounding:
         """`−log λ_max`, certified above and with the probability of `largest` below."""
         found, bound = self.largest
         rounding = self.rounding / found
-        return TraceEstimate(-math.log(found), math.log(bound / found), 0.0, rounding, _NONE)
+        return TraceEstimate(-math.log(found), math.log(bound / found), 0.0, rounding, _NONE, _NONE)
 
     def _log_rank(self) -> TraceEstimate:
         nodes, counts = self.measure.density()
@@ -119,7 +123,7 @@ class Sounding:
         value = math.log(max(1.0, float(counts[nodes > self.rounding].sum())))
         value = min(value, most)
         below = max(0.0, value - least.value + least.below + least.rounding)
-        return TraceEstimate(value, below, most - value, 0.0, _NONE)
+        return TraceEstimate(value, below, most - value, 0.0, _NONE, _NONE)
 
 
 def sound(
@@ -129,7 +133,7 @@ def sound(
     ridges: Sequence[float],
     seed: int,
     confidence: float,
-    basis: Tensor | None = None,
+    before: Sounding | None = None,
 ) -> list[Sounding]:
     """Run the recursions for every layer of `operator`.
 
@@ -144,12 +148,14 @@ def sound(
         ridges: ε / tr C of each layer, for the width of the bracket of log det.
         seed: Of the random vectors.
         confidence: Of the upper bound of λ_max.
-        basis: (layers, s, d) of an earlier sounding: spares the subspace iteration.
+        before: Of the one layer at an earlier time. Its leading directions are taken as they are:
+            that spares the subspace iteration, and leaves the projected test vectors what they
+            were, so that differences are paired.
 
     Cost: products with `3 s + k' s + (N + 4) k + 8 (k'' − k)` vectors: s = 32 leading directions,
     k' = 4 steps or more from them, k = 20 from the N test vectors and k'' up to 64 from 8 of these.
     """
-    runs = _Recursions(operator, effort, seed, basis)
+    runs = _Recursions(operator, effort, seed, before)
     if not effort.fixed:
         runs.narrow_brackets(ridges)
     return runs.soundings(confidence)
@@ -162,19 +168,25 @@ class _Recursions:
     few of them.
     """
 
-    def __init__(self, operator: Operator, effort: Effort, seed: int, basis: Tensor | None) -> None:
+    def __init__(
+        self, operator: Operator, effort: Effort, seed: int, before: Sounding | None
+    ) -> None:
         d, layers = operator.d, operator.layers
         self.operator = operator
         self.test_vectors = 0 if d <= DEFLATED + effort.test_vectors else effort.test_vectors
         self.few = min(self.test_vectors, _DEEP)
         self.matvecs = 0
+        self.paired_with = None if before is None else before.measure
         if not self.test_vectors:
             identity = torch.eye(d, dtype=operator.dtype, device=operator.device)
             basis = identity.expand(layers, d, d)
-        elif basis is None:
+        elif before is not None and before.basis is not None:
+            basis = before.basis[None].to(operator.device, operator.dtype)
+        else:
             start = _gaussian(operator, DEFLATED, seed, _START)
             basis = leading_subspace(operator, start, iterations=_SUBSPACE_ITERATIONS)
             self.matvecs = DEFLATED * (_SUBSPACE_ITERATIONS + 1)
+        self.basis = basis = operator.shared(basis)
         test = _complement(_gaussian(operator, self.test_vectors, seed, _TEST), basis)
         sphere = _gaussian(operator, effort.sphere_vectors, seed, _SPHERE)
         self.leading = Lanczos(operator, basis)
@@ -203,19 +215,17 @@ class _Recursions:
         measures = self._measures(self.rest, self.test_vectors, deep_vectors)
         deeper = (self.deep.steps - self.rest.steps) * self.few
         matvecs = self.matvecs + self.leading.matvecs + self.rest.matvecs + deeper
-        ritz = gauss_rule(*self.rest.coefficients()).nodes  # (layers, vectors, k)
-        sphere = ritz[:, self.test_vectors :]
+        alpha, beta = self.rest.coefficients()
+        rules = [gauss_rule(*pair) for pair in zip(alpha, beta, strict=True)]
+        spheres = alpha.shape[1] - self.test_vectors
         factor = _largest_over_ritz(
-            self.operator.d, self.rest.steps, (1 - confidence) ** (1 / sphere.shape[1])
+            self.operator.d, self.rest.steps, (1 - confidence) ** (1 / spheres)
         )
-        bases: Sequence[Tensor | None] = [None] * len(measures)
-        if self.test_vectors:
-            bases = list(orthonormal(self.leading.first_products()))
         soundings = []
-        for layer, (measure, basis) in enumerate(zip(measures, bases, strict=True)):
-            ends = np.concatenate([measure.nodes(), ritz[layer].ravel()])
+        for layer, (measure, rest) in enumerate(zip(measures, rules, strict=True)):
+            ends = np.concatenate([measure.nodes(), rest.ritz_values()])
             found = float(ends.max())
-            bound = min(1.0, max(found, factor * float(sphere[layer].max())))
+            bound = min(1.0, max(found, factor * float(rest.nodes[self.test_vectors :].max())))
             rounding = measure.node_rounding(found)
             soundings.append(
                 Sounding(
@@ -223,7 +233,8 @@ class _Recursions:
                     (found, bound),
                     float(ends.min()),
                     rounding,
-                    basis,
+                    self.basis[layer] if self.test_vectors else None,
+                    self.leading.steps,
                     self.deep.steps,
                     matvecs,
                 )
@@ -240,6 +251,7 @@ class _Recursions:
                 *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
                 rest_dimension=d - s,
                 unit_roundoff=torch.finfo(self.operator.dtype).eps / 2,
+                paired_with=self.paired_with,
             )
             for layer in range(layers)
         ]
@@ -268,6 +280,7 @@ def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
         max(0.0, high - value),
         linear.rounding,
         value + linear.per_vector - linear.value,
+        value + linear.deep - linear.value,
     )
 
 
@@ -287,7 +300,7 @@ def _widths(measure: SpectralMeasure, ridge: float) -> tuple[float, float]:
     for function, allowed in (
         (log_ridge(ridge), log_det),
         (ENTROPY, entropies),
-        (ROOT, entropies / abs(1 / s - r / s**2)),
+        (ROOT, entropies / max(abs(1 / s - r / s**2), _TINY)),
         (ROOT_ENTROPY, entropies * s),
     ):
         widths = np.maximum(widths, np.array(measure.gaps(function)) / (allowed / 2))
@@ -308,7 +321,7 @@ def _gaussian(operator: Operator, count: int, seed: int, purpose: int) -> Tensor
     """(layers, count, d) standard normal vectors, the same for every layer, type and device."""
     key = np.random.SeedSequence((seed, operator.d, purpose)).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key))
-    vectors = torch.randn(count, operator.d, generator=generator)
+    vectors = torch.randn(count, operator.d, generator=generator, dtype=torch.float32, device="cpu")
     vectors = vectors.to(operator.device, operator.dtype)
     return vectors.expand(operator.layers, count, operator.d)
 

@@ -20,7 +20,7 @@ from sigma_monitor.spectrum.lanczos_summary import LanczosSettings, Layers
 from sigma_monitor.spectrum.operator import RowOperator, compute_dtype
 from sigma_monitor.spectrum.precision import full_precision
 from sigma_monitor.spectrum.result import SpectralSummary
-from sigma_monitor.spectrum.stream import LARGEST_WIDTH, GramStream
+from sigma_monitor.spectrum.stream import LARGEST_WIDTH, GramStream, group_size
 from sigma_monitor.spectrum.summary import Method, Settings
 
 __all__ = ["sharded_summary"]
@@ -44,9 +44,9 @@ def sharded_summary(
 ) -> SpectralSummary:
     """`spectral_summary` of the rows of all ranks together; a collective.
 
-    By the exact way each rank accumulates its product, and they are summed once. By the randomised
-    way, and always above m = 8192, no product is made: every step sums the (vectors, m) products of
-    the ranks. All ranks return the same numbers. There is no sampling error: examples are spread.
+    By the exact way, up to m = 8192, each rank accumulates its product, and they are summed once.
+    By the randomised way no product is made: every step sums the (vectors, m) products of the
+    ranks. All ranks return the same numbers. There is no sampling error: examples are spread.
 
     Args:
         rows: (n_r, m) rows of this rank, of the same type and m on all; n_r may be 0.
@@ -77,6 +77,7 @@ def sharded_summary(
     started = time.perf_counter()
     local = ranks.together(lambda: validated(rows, "rows"))
     with full_precision(local.device):
+        ranks.same(local.shape[1], "features")
         choice = ranks.first(lambda: _choose(settings, local))
         if choice.method == "exact":
             stream = GramStream(local.shape[1], normalize=normalize, device=local.device)
@@ -111,9 +112,7 @@ class _Ranks:
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
-        self.several = (
-            dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
-        )
+        self.several = group_size(group) > 1
         self.bytes = 0
 
     def sum(self, values: Tensor) -> Tensor:
@@ -123,14 +122,27 @@ class _Ranks:
             self.bytes += values.numel() * values.element_size()
         return values
 
+    @property
+    def root(self) -> int:
+        """Global number of the group's first rank."""
+        return 0 if self.group is None else dist.get_global_rank(self.group, 0)
+
     def first(self, make: Callable[[], T]) -> T:
-        """What the group's first rank makes, on every rank."""
+        """What the group's first rank makes, on every rank; an error there is one of all."""
         if not self.several:
             return make()
-        root = 0 if self.group is None else dist.get_global_rank(self.group, 0)
-        box = [make() if dist.get_rank() == root else None]
-        dist.broadcast_object_list(box, src=root, group=self.group)
+        made = self.together(lambda: make() if dist.get_rank() == self.root else None)
+        box = [made]
+        dist.broadcast_object_list(box, src=self.root, group=self.group)
         return box[0]  # type: ignore[return-value]
+
+    def from_first(self, values: Tensor) -> Tensor:
+        """The first rank's values on every rank."""
+        if self.several:
+            values = values.contiguous()
+            dist.broadcast(values, src=self.root, group=self.group)
+            self.bytes += values.numel() * values.element_size()
+        return values
 
     def same(self, value: object, name: str) -> None:
         """Raise an InputError on every rank unless all have this value."""
@@ -146,10 +158,11 @@ class _Ranks:
 
     def together(self, make: Callable[[], T]) -> T:
         """What this rank makes; when one fails all raise, and none waits for it in a collective."""
-        made, error = None, None
+        made: T | None = None
+        error: Exception | None = None
         try:
             made = make()
-        except InputError as raised:
+        except Exception as raised:
             error = raised
         if self.several:
             errors: list[str | None] = [None] * dist.get_world_size(self.group)
@@ -186,7 +199,7 @@ class _Shards:
         head = torch.zeros(2, dtype=torch.float64, device=rows.device)
         sums = torch.zeros(2, m, dtype=torch.float64, device=rows.device)
         if local is not None:
-            head += torch.tensor([local.n, local.nonzero_rows], dtype=torch.float64)
+            head[0], head[1] = local.n, local.nonzero_rows
             sums += torch.stack([local.mean * local.n, local.direction_sum])
         n, nonzero_rows = (int(count) for count in ranks.sum(head).tolist())
         if n == 0:
@@ -240,3 +253,7 @@ class _ShardedOperator:
     def agreed(self, decisions: list[bool]) -> list[bool]:
         """Those of the first rank: ranks that step differently would wait for ever."""
         return self._ranks.first(lambda: decisions)
+
+    def shared(self, vectors: Tensor) -> Tensor:
+        """Those of the first rank: eigenvectors computed elsewhere may be others."""
+        return self._ranks.from_first(vectors)

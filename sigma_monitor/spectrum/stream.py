@@ -17,7 +17,7 @@ from sigma_monitor.spectrum.gram import (
     validated,
 )
 
-__all__ = ["LARGEST_WIDTH", "GramStream"]
+__all__ = ["LARGEST_WIDTH", "GramStream", "group_size"]
 
 # The product of wider rows takes more than 512 MiB, and its eigenvalues minutes of a CPU.
 LARGEST_WIDTH = 8192
@@ -175,7 +175,7 @@ class GramStream:
                 f"all_reduce() was called before: the stream already holds the {self._n} rows of "
                 "all ranks, which would count once per rank. Start a new GramStream."
             )
-        ranks = _group_size(group)
+        ranks = group_size(group)
         if ranks > 1:
             n = self._n
             self._pool_counts(ranks, group)
@@ -295,11 +295,12 @@ def _finite(energy: float) -> float:
     return energy
 
 
-def _group_size(group: dist.ProcessGroup | None) -> int:
+def group_size(group: dist.ProcessGroup | None) -> int:
+    """Processes in the group, 1 without `torch.distributed`; raises an InputError outside of it."""
     if not (dist.is_available() and dist.is_initialized()):
         return 1
     if dist.get_rank(group) < 0:
         raise InputError(
-            f"rank {dist.get_rank()} is not in the group: call all_reduce() on its members alone."
+            f"rank {dist.get_rank()} is not in the group: call this on its members alone."
         )
     return dist.get_world_size(group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -170,13 +171,16 @@ def spectral_summaries(
     settings = Settings.of(method, test_vectors, lanczos_steps, generator)
     started = time.perf_counter()
     with full_precision(first.device):
-        grams = [Gram.from_embeddings(layer, normalize=normalize) for layer in embeddings]
+        grams = deque(Gram.from_embeddings(layer, normalize=normalize) for layer in embeddings)
         conventions.check_groups(grams[0].n)
         choice = settings.choose(grams[0], conventions)
         if choice.method == "lanczos":
-            layers = Layers.of_rows(grams, conventions, settings.lanczos, choice.reason)
+            layers = Layers.of_rows(list(grams), conventions, settings.lanczos, choice.reason)
             return layers.summaries(started)
-        return [exact_summary(gram, conventions, choice.reason) for gram in grams]
+        # Each goes once it was used, and its d x d product with it.
+        return [
+            exact_summary(grams.popleft(), conventions, choice.reason) for _ in range(len(grams))
+        ]
 
 
 def summarize(
@@ -205,6 +209,8 @@ def summarize(
         conventions.check_groups(rows.n)
         started = time.perf_counter()
         choice = settings.choose(rows, conventions)
+        if previous is not None and settings.method == "auto":
+            choice = Choice(previous.method, "that of the previous summary")
         if choice.method == "exact":
             return exact_summary(rows, conventions, choice.reason)
         rest = conventions, settings.lanczos, choice.reason

@@ -43,6 +43,8 @@ Array: TypeAlias = NDArray[np.float64]
 # needs.
 _ROUNDING = 8.0
 
+_WEIGHTLESS = 1e-28  # square of what rounding leaves of a component that is zero
+
 # Share of the trace outside the leading directions, in units of roundoff, below which it is not
 # known well enough to be a control variate.
 _LEAST_ENERGY = 1e3
@@ -103,6 +105,10 @@ class Rule:
         total: Array = (self.weights * function(self.nodes)).sum(-1)
         return total
 
+    def ritz_values(self) -> Array:
+        """Nodes without those that only pad a recursion which ended early: these weigh nothing."""
+        return self.nodes[self.weights > _WEIGHTLESS]
+
 
 def gauss_rule(alpha: Array, beta: Array) -> Rule:
     """The k-point Gauss rules of tridiagonals (Golub and Welsch 1969).
@@ -152,15 +158,18 @@ def _rule(diagonal: Array, off_diagonal: Array) -> Rule:
 
 @dataclass(frozen=True, eq=False)
 class TraceEstimate:
-    """A trace, or a monotone function of one, with its kinds of error apart."""
+    """A trace, or a monotone function of one, with its kinds of error apart.
+
+    The bracket is certain for the test vectors it was measured on. Where the last steps were taken
+    from a few of them, their mean bracket stands for all.
+    """
 
     value: float
     below: float  # quadrature: given the test vectors, the truth is at most so far below
     above: float  # and so far above
     rounding: float
-    per_vector: (
-        Array  # (vectors,) single estimates whose mean is `value`; none if nothing is random
-    )
+    per_vector: Array  # (vectors,) estimates whose mean is `value`; none if nothing is random
+    deep: Array  # (deep,) of the first of them, with all steps: what pairs with another estimate
 
     def mapped(self, function: Callable[[float], float], slope: float) -> TraceEstimate:
         """Under a monotone function, of that slope at `value`."""
@@ -172,6 +181,7 @@ class TraceEstimate:
             max(0.0, ends[1] - value),
             abs(slope) * self.rounding,
             value + slope * (self.per_vector - self.value),
+            value + slope * (self.deep - self.value),
         )
 
     def scaled(self, factor: float, shift: float = 0.0) -> TraceEstimate:
@@ -180,13 +190,22 @@ class TraceEstimate:
 
     def minus(self, other: TraceEstimate) -> TraceEstimate:
         """The difference, paired vector by vector where both have test vectors."""
-        common = min(len(self.per_vector), len(other.per_vector))
-        paired = self.per_vector[:common] - other.per_vector[:common]
+        sizes, others = ((len(each.per_vector), len(each.deep)) for each in (self, other))
+        if sizes == others:
+            paired = self.per_vector - other.per_vector
+        elif sizes[1] and others[1]:
+            common = min(sizes[1], others[1])
+            paired = self.deep[:common] - other.deep[:common]
+        elif sizes[1]:
+            paired = self.per_vector - other.value
+        else:
+            paired = self.value - other.per_vector
         return TraceEstimate(
-            float(paired.mean()) if common else self.value - other.value,
+            float(paired.mean()) if len(paired) else self.value - other.value,
             self.below + other.above,
             self.above + other.below,
             self.rounding + other.rounding,
+            paired,
             paired,
         )
 
@@ -224,6 +243,7 @@ class SpectralMeasure:
     deep_radau: Rule
     rest_dimension: int  # d − s
     unit_roundoff: float  # of the arithmetic of the products
+    paired_with: SpectralMeasure | None = None  # of the same test vectors, at another time
 
     @classmethod
     def from_coefficients(
@@ -234,6 +254,7 @@ class SpectralMeasure:
         *,
         rest_dimension: int,
         unit_roundoff: float,
+        paired_with: SpectralMeasure | None = None,
     ) -> SpectralMeasure:
         """From α and β: of the leading directions, of the test vectors, and of those gone on with.
 
@@ -243,6 +264,7 @@ class SpectralMeasure:
             deep: (deep, k') each, of the first of the test vectors.
             rest_dimension: d − s.
             unit_roundoff: Of the arithmetic of the products.
+            paired_with: Of the same leading directions and, at least, the same test vectors.
         """
         return cls(
             gauss_rule(*leading),
@@ -253,6 +275,7 @@ class SpectralMeasure:
             radau_rule(*deep),
             rest_dimension,
             unit_roundoff,
+            paired_with,
         )
 
     @property
@@ -270,33 +293,22 @@ class SpectralMeasure:
         gauss = float(self.leading_gauss.apply(function.value).sum())
         radau = float(self.leading_radau.apply(function.value).sum())
         rounding = float(self._rounding(self.leading_gauss, function).sum())
-        per_vector = np.empty(0)
+        per_vector = single = np.empty(0)
         if self.vectors:
             values = self.rest_gauss.apply(function.value) - self._control(function)
             deep = self.deep_gauss.apply(function.value)
             gap = float((self.deep_radau.apply(function.value) - deep).mean())
-            per_vector = gauss + self.rest_dimension * self._deepened(values, deep, function)
+            change = deep - self.rest_gauss.apply(function.value)[: len(deep)]
+            single = gauss + self.rest_dimension * (values[: len(deep)] + change)
+            per_vector = gauss + self.rest_dimension * _deepened(values, change)
             radau += float(per_vector.mean()) - gauss + self.rest_dimension * gap
             gauss = float(per_vector.mean())
             rest = self._rounding(self.rest_gauss, function)
             rounding += self.rest_dimension * float(rest.mean())
         rounding += _ROUNDING * self.unit_roundoff * abs(gauss)
         return TraceEstimate(
-            gauss, max(0.0, gauss - radau), max(0.0, radau - gauss), rounding, per_vector
+            gauss, max(0.0, gauss - radau), max(0.0, radau - gauss), rounding, per_vector, single
         )
-
-    def _deepened(self, values: Array, deep: Array, function: ScalarFunction) -> Array:
-        """(vectors,) values of few steps, with what more steps change for the first of them.
-
-        All get the mean of that change. Its spread is blown up for those it was measured on, so
-        that the mean of all has the standard error of both means together.
-        """
-        size = len(deep)
-        change = deep - self.rest_gauss.apply(function.value)[:size]
-        changes = np.full(len(values), change.mean())
-        changes[:size] += len(values) / size * (change - change.mean())
-        result: Array = values + changes
-        return result
 
     def node_rounding(self, node: float) -> float:
         """How far rounding can move a Ritz value."""
@@ -314,15 +326,17 @@ class SpectralMeasure:
         change: Array = (rule.weights * function.slope(np.maximum(nodes, error)) * error).sum(-1)
         return change
 
-    def _control(self, function: ScalarFunction) -> Array | float:
-        """(vectors,) zero-mean part of each vector's value that its share of the trace explains.
+    def _slopes(self, function: ScalarFunction) -> Array:
+        """(vectors,) slopes of f on x, by which a vector's share of the trace corrects its value.
 
-        The slope of f on x is that of the spectral density, as all *other* vectors see it: it is
-        independent of the vector it corrects, which keeps the estimate unbiased.
+        Each is that of the spectral density as all *other* vectors see it: independent of the
+        vector it corrects, which keeps the estimate unbiased. Those of `paired_with` when there is
+        one: with the same slopes, what the vectors have in common cancels in the difference.
         """
-        energy = 1 - float(self.leading_gauss.apply(lambda x: x).sum())
-        if energy < _LEAST_ENERGY * self.unit_roundoff:
-            return 0.0  # the difference of two traces would be rounding
+        if self.paired_with is not None:
+            return self.paired_with._slopes(function)[: self.vectors]
+        if self._rest_energy() < _LEAST_ENERGY * self.unit_roundoff:
+            return np.zeros(self.vectors)  # the difference of two traces would be rounding
         x, weights = self.rest_gauss.nodes, self.rest_gauss.weights
         f = function.value(x)
 
@@ -333,11 +347,20 @@ class SpectralMeasure:
 
         mean_f, mean_x = others(f), others(x)
         spread = others(x * x) - mean_x**2
-        slope = np.where(
+        slopes: Array = np.where(
             spread > 0, (others(f * x) - mean_f * mean_x) / np.where(spread > 0, spread, 1), 0
         )
-        control: Array = slope * (self.rest_share - energy / self.rest_dimension)
+        return slopes
+
+    def _control(self, function: ScalarFunction) -> Array:
+        """(vectors,) zero-mean part of each vector's value that its share of the trace explains."""
+        known = self._rest_energy() / self.rest_dimension
+        control: Array = self._slopes(function) * (self.rest_share - known)
         return control
+
+    def _rest_energy(self) -> float:
+        """Share of the trace outside the leading directions."""
+        return 1 - float(self.leading_gauss.apply(lambda x: x).sum())
 
     def gaps(self, function: ScalarFunction) -> tuple[float, float]:
         """Width of the quadrature bracket of the leading part, and of the other part."""
@@ -350,8 +373,8 @@ class SpectralMeasure:
         return leading, self.rest_dimension * gap
 
     def nodes(self) -> Array:
-        """All nodes of the Gauss rules with most steps: Ritz values."""
-        return np.concatenate([self.leading_gauss.nodes.ravel(), self.deep_gauss.nodes.ravel()])
+        """Ritz values: the nodes of the Gauss rules with most steps."""
+        return np.concatenate([self.leading_gauss.ritz_values(), self.deep_gauss.ritz_values()])
 
     def eigenvalues(self) -> Array:
         """(d,) descending: those that the density implies."""
@@ -369,3 +392,16 @@ class SpectralMeasure:
             counts = np.concatenate([counts, share * self.rest_gauss.weights.ravel()])
         order = np.argsort(-nodes)
         return nodes[order], counts[order]
+
+
+def _deepened(values: Array, change: Array) -> Array:
+    """(vectors,) values of few steps, with what more steps change for the first of them.
+
+    All get the mean of that change. Its spread is blown up for those it was measured on, so that
+    the mean of all has the standard error of both means together.
+    """
+    size = len(change)
+    changes = np.full(len(values), change.mean())
+    changes[:size] += len(values) / size * (change - change.mean())
+    result: Array = values + changes
+    return result

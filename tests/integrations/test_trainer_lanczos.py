@@ -133,8 +133,8 @@ def test_the_intervals_are_narrow_enough_to_be_of_use(lanczos: Run) -> None:
     for snapshot in lanczos.record.snapshots:
         for estimates in snapshot.layers.values():
             rank, log_det = estimates["effective_rank"], estimates["log_det"]
-            assert rank.high - rank.low < 0.04 * rank.value
-            assert log_det.high - log_det.low < 0.15 * WIDTH  # nats
+            assert rank.high - rank.low < 0.06 * rank.value
+            assert log_det.high - log_det.low < 0.25 * WIDTH  # nats
 
 
 @pytest.mark.parametrize("logger", ["log_history", "wandb"])
