@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
     [
         ("false_alarms", ("false_alarms", "delays")),
         ("check_cost", ("checks",)),
+        ("coverage", ("coverage", "rounding_needed")),
         ("spectrum", ("sizes",)),
     ],
 )

@@ -223,8 +223,7 @@ def test_a_device_finds_the_same_twice(method: Any) -> None:
 
 @cuda
 @needs_gpu
-@pytest.mark.xfail(reason="a check before on another device is followed all the same")
-def test_a_model_that_moves_to_the_device_is_measured_anew() -> None:
+def test_a_model_that_moves_to_the_device_is_measured_there() -> None:
     on_host = measured(rows_on("cpu"), "lanczos")
     found = measured(rows_on("cuda"), "lanczos", on_host)
     assert found.spectra[CENTRED].device.startswith("cuda")

@@ -49,7 +49,8 @@ def spectral_drift(before: SpectralSummary, after: SpectralSummary) -> SpectralD
     give a paired jackknife interval (kind `"sampling"`), 5 to 50 times narrower than two separate
     levels. Randomised ones: the test vectors are the same, so that their differences vector by
     vector give a paired t-interval (kind `"test_vectors"`), widened by the quadrature brackets and
-    the rounding of both. Functionals that are exact in both have an exact change.
+    the rounding of both. The brackets do not pair: a change far smaller than they are needs more
+    `lanczos_steps`. Functionals that are exact in both have an exact change.
 
     Args:
         before: Of the probe set at one time.

@@ -321,7 +321,12 @@ def _gaussian(operator: Operator, count: int, seed: int, purpose: int) -> Tensor
     """(layers, count, d) standard normal vectors, the same for every layer, type and device."""
     key = np.random.SeedSequence((seed, operator.d, purpose)).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key))
-    vectors = torch.randn(count, operator.d, generator=generator, dtype=torch.float32, device="cpu")
+    # Of 16 vectors at a time: torch draws the last numbers anew where their count is no multiple of
+    # 16, and few vectors would not be the first of many.
+    rounded = 16 * math.ceil(count / 16)
+    vectors = torch.randn(
+        rounded, operator.d, generator=generator, dtype=torch.float32, device="cpu"
+    )[:count]
     vectors = vectors.to(operator.device, operator.dtype)
     return vectors.expand(operator.layers, count, operator.d)
 

@@ -305,6 +305,7 @@ class SpectralMeasure:
             gauss = float(per_vector.mean())
             rest = self._rounding(self.rest_gauss, function)
             rounding += self.rest_dimension * float(rest.mean())
+            rounding += self._control_rounding(function)
         rounding += _ROUNDING * self.unit_roundoff * abs(gauss)
         return TraceEstimate(
             gauss, max(0.0, gauss - radau), max(0.0, radau - gauss), rounding, per_vector, single
@@ -357,6 +358,11 @@ class SpectralMeasure:
         known = self._rest_energy() / self.rest_dimension
         control: Array = self._slopes(function) * (self.rest_share - known)
         return control
+
+    def _control_rounding(self, function: ScalarFunction) -> float:
+        """The rounding of the leading directions' share, which the slopes carry into the value."""
+        slope = abs(float(self._slopes(function).mean()))
+        return _ROUNDING * self.unit_roundoff * slope * (1 - self._rest_energy())
 
     def _rest_energy(self) -> float:
         """Share of the trace outside the leading directions."""

@@ -343,10 +343,6 @@ def test_vectors_depend_on_nothing_but_seed_and_dimension(monkeypatch):
     assert not any(torch.equal(a, b) for a, b in zip(first, others, strict=True))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="torch draws the last 16 values anew where their number is no multiple of 16",
-)
 def test_fewer_vectors_are_the_first_of_more():
     """Vectors that a following summary takes up again are those of the one it follows."""
     from sigma_monitor.spectrum import randomized
