@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +193,11 @@ def rounding_needed(regime: Regime, seeds: range) -> dict[str, float]:
     for seed in seeds:
         rows = rows_of(regime, seed)
         first = _sounding(rows, regime, seed)
-        basis = None if first.basis is None else first.basis.double()
+        if first.basis is not None:  # orthonormal to the rounding of fp64, too
+            basis = torch.linalg.qr(first.basis.double().mT).Q.mT
+            first = replace(first, basis=basis)
         narrow, wide = (
-            _parts(_sounding(kind, regime, seed, steps=first.steps, basis=basis))
+            _parts(_sounding(kind, regime, seed, steps=first.steps, before=first))
             for kind in (rows, rows.double())
         )
         for name, part in narrow.items():
@@ -210,20 +212,18 @@ def _sounding(
     seed: int,
     *,
     steps: int | None = None,
-    basis: Tensor | None = None,
+    before: Sounding | None = None,
 ) -> Sounding:
     gram = Gram.from_embeddings(rows)
     energy = float(gram.row_energy(center=regime.center).sum())
     operator = RowOperator([gram], center=regime.center, traces=[energy])
-    if basis is not None:  # orthonormal to the rounding of the type
-        basis = torch.linalg.qr(basis.mT).Q.mT.to(operator.dtype)[None]
     (found,) = sound(
         operator,
         Effort.first(regime.test_vectors, steps),
         ridges=[RELATIVE_RIDGE / regime.m],
         seed=seed,
         confidence=0.95,
-        basis=basis,
+        before=before,
     )
     return found
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum.exact import decompose
-from sigma_monitor.spectrum.gram import Gram, Product
+from sigma_monitor.spectrum.gram import Gram, Product, RowFacts
 from sigma_monitor.spectrum.stream import LARGEST_WIDTH, GramStream
 from tests.spectrum import naive
 from tests.spectrum.matrices import EPS, eigenvalue_error, gaussian
@@ -159,7 +159,8 @@ def test_equal_rows_have_no_centred_spectrum_in_chunks_either(value, normalize):
 
 
 def test_gram_and_stream_offer_the_surface_of_a_product():
-    names = [name for name in vars(Product) if not name.startswith("_")]
+    surface = {**vars(RowFacts), **vars(Product)}
+    names = [name for name in surface if not name.startswith("_")]
     assert {"n", "m", "device", "dtype", "normalize", "on_features", "product"} < {*names}
     rows = rows_of(6, 3).bfloat16()
     gram, stream = Gram.from_embeddings(rows), streamed([rows], 3)
