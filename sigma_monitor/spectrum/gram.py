@@ -140,6 +140,10 @@ class Gram:
         if not center:
             norms = self.norms if self.scale is None else (self.norms > 0).double()
             return norms[:, 0].square()
+        return self._centred_energy
+
+    @cached_property
+    def _centred_energy(self) -> Tensor:
         energy = self.mean.new_empty(self.n)
         for block in blocks(self.n, self.m):
             chunk = self.embeddings[block].double()

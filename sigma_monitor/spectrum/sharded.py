@@ -85,7 +85,7 @@ def sharded_summary(
             stream.all_reduce(group)
             summary = exact_summary(stream, conventions, choice.reason)
             return replace(summary, bytes_communicated=ranks.bytes + stream.bytes_communicated)
-        ranks.same((local.shape[1], local.dtype, normalize), "features, type and normalize")
+        ranks.same((local.dtype, normalize), "type and normalize")
         shards = _Shards.of(local, ranks, normalize=normalize)
         layers = shards.layers(conventions, settings.lanczos, choice.reason)
         (summary,) = layers.summaries(started)
@@ -183,7 +183,6 @@ class _Shards:
     ranks: _Ranks
     n: int
     m: int
-    mean: Tensor  # (m,) fp64
     direction_sum: Tensor  # (m,) fp64
     nonzero_rows: int
     device: torch.device
@@ -205,11 +204,10 @@ class _Shards:
         if n == 0:
             raise InputError(f"no rank has rows of {m} features: pass at least one row.")
         row_sum, direction_sum = ranks.sum(sums)
-        mean = row_sum / n
         if local is not None:
-            local = replace(local, mean=mean)
+            local = replace(local, mean=row_sum / n)
         device, dtype = rows.device, rows.dtype
-        return cls(local, ranks, n, m, mean, direction_sum, nonzero_rows, device, dtype, normalize)
+        return cls(local, ranks, n, m, direction_sum, nonzero_rows, device, dtype, normalize)
 
     def mean_cosine(self) -> float:
         """As `Gram.mean_cosine`."""
@@ -217,8 +215,9 @@ class _Shards:
 
     def layers(self, conventions: Conventions, settings: LanczosSettings, reason: str) -> Layers:
         """These rows as one layer."""
-        raw, energy = self._energy(center=False), self._energy(center=conventions.center)
-        check_trace(energy, raw if conventions.center else 0.0, self, center=conventions.center)
+        energy = self._energy(center=conventions.center)
+        raw = self._energy(center=False) if conventions.center else 0.0
+        check_trace(energy, raw, self, center=conventions.center)
         operator = _ShardedOperator(self, center=conventions.center, energy=energy)
         return Layers([self], operator, [energy], conventions, settings, reason)
 

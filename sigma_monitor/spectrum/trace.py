@@ -295,7 +295,8 @@ class SpectralMeasure:
         rounding = float(self._rounding(self.leading_gauss, function).sum())
         per_vector = single = np.empty(0)
         if self.vectors:
-            values = self.rest_gauss.apply(function.value) - self._control(function)
+            slopes = self._slopes(function)
+            values = self.rest_gauss.apply(function.value) - self._control(slopes)
             deep = self.deep_gauss.apply(function.value)
             gap = float((self.deep_radau.apply(function.value) - deep).mean())
             change = deep - self.rest_gauss.apply(function.value)[: len(deep)]
@@ -305,7 +306,7 @@ class SpectralMeasure:
             gauss = float(per_vector.mean())
             rest = self._rounding(self.rest_gauss, function)
             rounding += self.rest_dimension * float(rest.mean())
-            rounding += self._control_rounding(function)
+            rounding += self._control_rounding(slopes)
         rounding += _ROUNDING * self.unit_roundoff * abs(gauss)
         return TraceEstimate(
             gauss, max(0.0, gauss - radau), max(0.0, radau - gauss), rounding, per_vector, single
@@ -353,15 +354,15 @@ class SpectralMeasure:
         )
         return slopes
 
-    def _control(self, function: ScalarFunction) -> Array:
+    def _control(self, slopes: Array) -> Array:
         """(vectors,) zero-mean part of each vector's value that its share of the trace explains."""
         known = self._rest_energy() / self.rest_dimension
-        control: Array = self._slopes(function) * (self.rest_share - known)
+        control: Array = slopes * (self.rest_share - known)
         return control
 
-    def _control_rounding(self, function: ScalarFunction) -> float:
+    def _control_rounding(self, slopes: Array) -> float:
         """The rounding of the leading directions' share, which the slopes carry into the value."""
-        slope = abs(float(self._slopes(function).mean()))
+        slope = abs(float(slopes.mean()))
         return _ROUNDING * self.unit_roundoff * slope * (1 - self._rest_energy())
 
     def _rest_energy(self) -> float:
