@@ -21,6 +21,8 @@ __all__ = ["EXACT_UP_TO", "Choice", "Rates", "choose", "rates"]
 # no randomness to explain.
 EXACT_UP_TO = 1024
 
+_WORTH = 1.1  # times as much that a result without randomness may cost
+
 _PRODUCTS_PER_DIRECTION = 7  # two of subspace iteration, one of rotation, four Lanczos steps
 _STEPS = 20
 _DEEP_VECTORS = 16 * 20  # of eight, 20 steps more; so few run at half the rate
@@ -48,10 +50,10 @@ class Rates:
     def exact_seconds(self, n: int, m: int, *, sampling: bool) -> float:
         """Product, eigenvalues, and for the jackknife eigenvectors and rows in their basis."""
         d = min(n, m)
-        product, decomposition = 2.0 * n * m * d, 4 / 3 * d**3
+        product, decomposition = float(n * m * d), 4 / 3 * d**3  # half of a product is symmetry
         if not sampling:
             return product / self.product + decomposition / self.eigenvalues
-        rows = product if n >= m else 0.0
+        rows = 2 * product if n >= m else 0.0
         nodes = 2.0 * n * d * _JACKKNIFE_NODES
         return (product + rows + nodes) / self.product + decomposition / self.eigenvectors
 
@@ -72,6 +74,8 @@ class Rates:
 def choose(rows: Product, *, sampling: bool, test_vectors: int, steps: int | None) -> Choice:
     """The cheaper way for these rows on their device, or for their product once rows are gone.
 
+    Exact unless it costs a tenth more.
+
     Cost: the first call on a device takes some tenths of a second to measure its rates, which stay
     for the process.
     """
@@ -86,7 +90,7 @@ def choose(rows: Product, *, sampling: bool, test_vectors: int, steps: int | Non
     else:
         exact, lanczos = known.streamed_seconds(m, test_vectors, steps)
     reason = f"d = {d}: exact would take {exact:.2g} s on this device, lanczos {lanczos:.2g} s"
-    return Choice("lanczos" if lanczos < exact else "exact", reason)
+    return Choice("lanczos" if lanczos < exact / _WORTH else "exact", reason)
 
 
 def rates(device: torch.device) -> Rates:

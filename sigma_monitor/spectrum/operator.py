@@ -12,8 +12,9 @@ from sigma_monitor.spectrum.gram import Gram
 
 __all__ = ["DenseOperator", "Operator", "RowOperator", "compute_dtype"]
 
-# Rows are taken so many elements at a time: 4 MiB of fp32 stay in a processor's cache from the
-# first product to the second, so that memory is read once. On an accelerator launches cost more.
+# Rows are taken so many elements at a time by each thread: 4 MiB of fp32 stay in a processor's
+# cache from the first product to the second, so that memory is read once. On an accelerator
+# launches cost more.
 _CHUNK_ELEMENTS = 2**20
 _ACCELERATOR_CHUNK_ELEMENTS = 2**26
 
@@ -52,7 +53,8 @@ class RowOperator:
         traces: Energy `Σ‖x_i‖²` of the rows of each layer under this convention.
         on_features: Whether d is m; the smaller side when None.
 
-    Memory beside the rows: 12 MiB (768 MiB on an accelerator), twice that in fp64, and the vectors.
+    Memory beside the rows: 12 MiB and the vectors for each thread (768 MiB on an accelerator),
+    twice that in fp64.
     Cost of a product: `4 n m b` flops a layer.
     """
 
@@ -74,16 +76,17 @@ class RowOperator:
         self._center = center
         # Half of the scale goes to either factor: the squares of fp32 rows can leave its range.
         self._roots = [trace**-0.5 for trace in traces]
+        self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
 
     def apply(self, vectors: Tensor) -> Tensor:
         """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
-        products = torch.zeros_like(vectors)
-        for product, right, gram, root in zip(
-            products, vectors, self.grams, self._roots, strict=True
-        ):
+        products = []
+        for right, gram, root in zip(vectors, self.grams, self._roots, strict=True):
+            sums = right.new_zeros(self._threads, *right.shape)
             for chunk in self._chunks(gram):
-                product.addmm_((right * root) @ chunk.mT, chunk, alpha=root)
-        return products
+                _add_product(sums, right * root, chunk)
+            products.append(sums.sum(0) * root)
+        return torch.stack(products)
 
     def agreed(self, decisions: list[bool]) -> list[bool]:
         """These: nobody else holds a part."""
@@ -130,7 +133,8 @@ class RowOperator:
         mean = gram.mean.to(self.dtype) if self._center else None
         scale = None if gram.scale is None else gram.scale.to(self.dtype)
         length, width = rows.shape if self._on_features else rows.shape[::-1]
-        elements = _CHUNK_ELEMENTS if rows.device.type == "cpu" else _ACCELERATOR_CHUNK_ELEMENTS
+        on_host = rows.device.type == "cpu"
+        elements = _CHUNK_ELEMENTS * self._threads if on_host else _ACCELERATOR_CHUNK_ELEMENTS
         step = max(1, elements // width)
         for start in range(0, length, step):
             block = slice(start, start + step)
@@ -174,6 +178,19 @@ class DenseOperator:
 def compute_dtype(storage: torch.dtype) -> torch.dtype:
     """fp32 for everything that is stored in fp32 or narrower, fp64 for fp64."""
     return torch.float64 if storage == torch.float64 else torch.float32
+
+
+def _add_product(sums: Tensor, vectors: Tensor, rows: Tensor) -> None:
+    """Add `(V Xᵀ) X` to the (parts, b, d) sums, each from an equal share of the rows.
+
+    One thread with few vectors and its own rows is up to twice as fast as all threads together.
+    """
+    parts = len(sums)
+    even = len(rows) - len(rows) % parts
+    shares = rows[:even].view(parts, even // parts, rows.shape[1])
+    sums.baddbmm_(vectors.expand(parts, -1, -1) @ shares.mT, shares)
+    if even < len(rows):
+        sums[0].addmm_(vectors @ rows[even:].mT, rows[even:])
 
 
 def _prepared(rows: Tensor, scale: Tensor | None, mean: Tensor | None, like: Operator) -> Tensor:

@@ -11,9 +11,11 @@ from torch import Tensor
 from sigma_monitor.errors import InputError
 from sigma_monitor.spectrum.gram import (
     STORAGE_DTYPES,
+    add_product,
     blocks,
     mean_cosine,
     row_norms,
+    symmetric,
     validated,
 )
 
@@ -190,9 +192,9 @@ class GramStream:
         """
         self._check_not_empty()
         if center:
-            return self._centred.clone()
+            return symmetric(self._centred.clone())
         mean = self._origin + self._offset
-        return torch.addr(self._centred, mean, mean, alpha=self._n)
+        return symmetric(torch.addr(self._centred, mean, mean, alpha=self._n))
 
     def mean_cosine(self) -> float:
         """Mean cosine between two different rows, as `Gram.mean_cosine`.
@@ -223,7 +225,7 @@ class GramStream:
         shift = offset - self._offset
         total = self._n + r
         buffer[r] = shift * math.sqrt(self._n * r / total)
-        self._centred.addmm_(buffer.T, buffer)
+        add_product(self._centred, buffer)
         self._offset += shift * (r / total)
         self._n = total
 

@@ -59,6 +59,19 @@ def test_coordinates_are_the_rows_in_the_eigenbasis(n, m, center, normalize):
     np.testing.assert_allclose(z @ z.T, x @ x.T, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(("n", "m"), [(4, 9), (6, 6), (11, 3), (12, 12)])
+@pytest.mark.parametrize("width", [1, 2, 4, 5, 12])
+def test_the_width_of_the_blocks_does_not_matter(monkeypatch, n, m, width):
+    rows = rows_of(n, m)
+    whole = Gram.from_embeddings(rows)
+    monkeypatch.setattr(gram_module, "_BLOCK_WIDTH", width)
+    blocks = Gram.from_embeddings(rows)
+    tolerance = 4 * (n + m) * EPS * (rows**2).sum().item()
+    found = blocks.product(center=True)
+    torch.testing.assert_close(found, whole.product(center=True), rtol=0, atol=tolerance)
+    assert torch.equal(found, found.T)
+
+
 @pytest.mark.parametrize(("n", "m"), [(4, 9), (6, 6), (11, 3)])
 @pytest.mark.parametrize("elements", [1, 7, 20])
 def test_the_size_of_the_chunks_does_not_matter(monkeypatch, n, m, elements):

@@ -91,6 +91,18 @@ def test_chunks_do_not_matter_and_lose_nothing(monkeypatch, n, m, elements, cent
 
 
 @conventions
+@pytest.mark.parametrize(("n", "m"), [(6, 17), (17, 6), (9, 9), (2, 2)])
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_rows_shared_between_threads_are_all_counted(monkeypatch, n, m, threads, center, normalize):
+    rows = rows_of(n, m)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 20)
+    found = matrix_of(operator_of([rows], center=center, normalize=normalize))[0]
+    expected = dense(rows, center=center, normalize=normalize)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed(n, m, rows.dtype))
+
+
+@conventions
 @pytest.mark.parametrize(("n", "m"), [(6, 17), (17, 6)])
 def test_layers_are_each_their_own(n, m, center, normalize):
     layers = [rows_of(n, m, seed=10 * seed) * 10.0**seed for seed in range(3)]

@@ -85,6 +85,18 @@ def test_the_size_in_which_chunks_are_widened_does_not_matter(monkeypatch, eleme
     assert_same(streamed(rows.split(12), 3, normalize=True), rows, normalize=True)
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_width_of_the_blocks_does_not_matter(monkeypatch, width, normalize):
+    monkeypatch.setattr(gram_module, "_BLOCK_WIDTH", width)
+    rows = rows_of(23, 7)
+    stream = streamed(rows.split(5), 7, normalize=normalize)
+    assert_same(stream, rows, normalize=normalize)
+    for center in (False, True):
+        product = stream.product(center=center)
+        assert torch.equal(product, product.T)
+
+
 TYPES = [torch.float32, torch.float16, torch.float64, torch.bfloat16]
 
 
