@@ -384,7 +384,9 @@ class Bench:
         return result
 
     def _exact_seconds(self, case: Case) -> float:
-        return case.layers * rates(self.device).exact_seconds(case.n, case.m, sampling=False)
+        return case.layers * rates(self.device).exact_seconds(
+            case.n, case.m, d=case.d, sampling=False
+        )
 
     def _prepared(self, case: Case, in_fp64: bool) -> list[Rival]:
         """Those of all ways, marked where they cannot run, and warm where they can."""

@@ -50,7 +50,7 @@ class Measured:
         return {name: summary.method for name, summary in self.spectra.items()}
 
     @property
-    def leave_one_out(self) -> NDArray[np.float64] | None:
+    def log_rank_without(self) -> NDArray[np.float64] | None:
         """(examples,) log effective rank of the centred rows without each example."""
         return self.spectra[CENTRED].log_rank_without if self.spectra else None
 

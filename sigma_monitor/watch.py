@@ -52,6 +52,7 @@ class LayerWatch:
         self._told = Status.HEALTHY  # the worst status of this episode that an alert was raised for
         self._reference: Array | None = None  # (examples,) log ranks without each example
         self._reference_vectors: Array | None = None  # (vectors,) log ranks by test vector
+        self._reference_since = 0.0  # standard error of the change since those, nats
 
     @property
     def status(self) -> Status:
@@ -71,13 +72,14 @@ class LayerWatch:
         stderr = self._paired(measured)
         self.level.update(step, measured.log_of(WATCHED), stderr)
         alerts = [self._placed(a, WATCHED, f"centred {self.rows} rows") for a in self.level.alerts]
-        if stderr is not None and measured.leave_one_out is not None:
-            half = half_width(stderr, len(measured.leave_one_out), _CONFIDENCE)
+        if stderr is not None and measured.log_rank_without is not None:
+            half = half_width(stderr, len(measured.log_rank_without), _CONFIDENCE)
             alerts = [_with_interval(alert, half) for alert in alerts]
-        if warming_up and measured.leave_one_out is not None:
-            self._reference = measured.leave_one_out
+        if warming_up and measured.log_rank_without is not None:
+            self._reference = measured.log_rank_without
             values = measured.vector_values
             self._reference_vectors = None if values is None else values.level
+            self._reference_since = _change_error(values)
         if not warming_up and measured.estimates and measured.pooled_limit >= _LEAST_POOLED:
             self.floor.update(step, measured.log_of(FLOORED))
             alerts += [
@@ -103,7 +105,7 @@ class LayerWatch:
 
         Of the finite probe set, and of the test vectors where the spectra are randomised.
         """
-        without = measured.leave_one_out
+        without = measured.log_rank_without
         if without is None or self._reference is None or len(without) != len(self._reference):
             return None
         sampling = paired_standard_error(self._reference, without)
@@ -116,8 +118,7 @@ class LayerWatch:
         level = values.level
         if reference is not None and len(reference) == len(level):
             level = level - reference
-        since = 0.0 if values.change is None else mean_standard_error(values.change)
-        return math.hypot(mean_standard_error(level), since)
+        return math.hypot(mean_standard_error(level), _change_error(values), self._reference_since)
 
     def _placed(self, alert: Alert, functional: str, convention: str) -> Alert:
         return replace(alert, layer=self.layer, functional=functional, convention=convention)
@@ -130,6 +131,7 @@ class LayerWatch:
             "told": self._told.name,
             "reference": _listed(self._reference),
             "reference_vectors": _listed(self._reference_vectors),
+            "reference_since": self._reference_since,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -141,6 +143,12 @@ class LayerWatch:
         self._told = Status[state["told"]]
         self._reference = _array(state["reference"])
         self._reference_vectors = _array(state["reference_vectors"])
+        self._reference_since = state.get("reference_since", 0.0)
+
+
+def _change_error(values: VectorValues | None) -> float:
+    """Of the change since the check that was followed; 0 where none was."""
+    return 0.0 if values is None or values.change is None else mean_standard_error(values.change)
 
 
 def _listed(values: Array | None) -> list[float] | None:

@@ -212,9 +212,9 @@ def test_a_device_finds_the_same_twice(method: Any) -> None:
     assert one.estimates == two.estimates
     after = [measured(rows, method, first) for first in (one, two)]
     assert after[0].estimates == after[1].estimates
-    assert one.leave_one_out is not None
-    assert two.leave_one_out is not None
-    assert np.array_equal(one.leave_one_out, two.leave_one_out)
+    assert one.log_rank_without is not None
+    assert two.log_rank_without is not None
+    assert np.array_equal(one.log_rank_without, two.log_rank_without)
     if method == "lanczos":
         assert one.vector_values is not None
         assert two.vector_values is not None

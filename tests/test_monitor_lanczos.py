@@ -296,6 +296,27 @@ def test_a_resumed_run_measures_everything_anew_and_stays_paired(products, told)
     assert told[-1][1] > 1.05 * stderr
 
 
+def test_a_reference_that_followed_another_check_brings_its_own_error(told):
+    model = Cloud()
+    monitor = model.monitor(baseline="plateau")
+    rows = model.rows
+    for step in range(12):
+        model.rows = jittered(rows, 1e-2, step)
+        monitor.check(model, step)
+    state = saved(monitor)
+    since = state["watches"]["last"]["reference_since"]
+    assert since > 0
+
+    def error_with(reference_since):
+        state["watches"]["last"]["reference_since"] = reference_since
+        resumed = model.monitor(baseline="plateau")
+        resumed.load_state_dict(state)
+        resumed.check(model, 12)
+        return told[-1][1]
+
+    assert error_with(since) == pytest.approx(math.hypot(error_with(0.0), since), rel=1e-12)
+
+
 def test_a_resumed_run_tells_what_the_unbroken_one_tells():
     rows = [cloud(decay=NARROW if step >= 3 else 0.7) for step in range(12)]
 

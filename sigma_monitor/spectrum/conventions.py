@@ -16,7 +16,7 @@ __all__ = [
     "RIDGE_FLOOR",
     "STORAGE_NOISE",
     "Conventions",
-    "check_trace",
+    "checked_energy",
     "largest_storage_eigenvalue",
 ]
 
@@ -124,15 +124,21 @@ class Conventions:
         return n if self.groups is None else len(torch.unique_consecutive(self.groups))
 
 
-def check_trace(trace: float, energy: float, rows: RowFacts, *, center: bool) -> None:
-    """Raise a ZeroTraceError when nothing but rounding is left of the uncentred `energy`."""
-    if trace <= _RELATIVE_ZERO_TRACE * energy:
+def checked_energy(rows: RowFacts, *, center: bool) -> float:
+    """`rows.energy(center=center)`.
+
+    Raises:
+        ZeroTraceError: When it is zero, or nothing but rounding of the uncentred energy.
+    """
+    energy = rows.energy(center=center)
+    if energy <= (_RELATIVE_ZERO_TRACE * rows.energy(center=False) if center else 0.0):
         raise ZeroTraceError(
-            f"the trace of the {rows.n} x {rows.m} embeddings is {trace:g}"
+            f"the trace of the {rows.n} x {rows.m} embeddings is {energy:g}"
             + (": all rows are equal, so nothing is left after centring" if center else "")
             + ". No spectrum can be normalised by it. Pass rows that differ"
             + (", or center=False." if center else ".")
         )
+    return energy
 
 
 def largest_storage_eigenvalue(rows: RowFacts, trace: float) -> float:

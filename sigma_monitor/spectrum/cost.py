@@ -15,7 +15,7 @@ from sigma_monitor.spectrum.gram import Gram, Product
 from sigma_monitor.spectrum.operator import compute_dtype
 from sigma_monitor.spectrum.randomized import DEFLATED
 
-__all__ = ["EXACT_UP_TO", "Choice", "Rates", "choose", "rates"]
+__all__ = ["EXACT_UP_TO", "Choice", "Rates", "cheaper", "choose", "rates"]
 
 # Up to this dimension the exact way takes a fraction of a second on any device, and its result has
 # no randomness to explain.
@@ -47,13 +47,12 @@ class Rates:
     eigenvectors: float  # the same count, with the vectors
     skinny: dict[torch.dtype, float]  # products of 36 vectors with a matrix
 
-    def exact_seconds(self, n: int, m: int, *, sampling: bool) -> float:
+    def exact_seconds(self, n: int, m: int, *, d: int, sampling: bool) -> float:
         """Product, eigenvalues, and for the jackknife eigenvectors and rows in their basis."""
-        d = min(n, m)
         product, decomposition = float(n * m * d), 4 / 3 * d**3  # half of a product is symmetry
         if not sampling:
             return product / self.product + decomposition / self.eigenvalues
-        rows = 2 * product if n >= m else 0.0
+        rows = 2 * product if d == m else 0.0
         nodes = 2.0 * n * d * _JACKKNIFE_NODES
         return (product + rows + nodes) / self.product + decomposition / self.eigenvectors
 
@@ -74,8 +73,6 @@ class Rates:
 def choose(rows: Product, *, sampling: bool, test_vectors: int, steps: int | None) -> Choice:
     """The cheaper way for these rows on their device, or for their product once rows are gone.
 
-    Exact unless it costs a tenth more.
-
     Cost: the first call on a device takes some tenths of a second to measure its rates, which stay
     for the process.
     """
@@ -85,10 +82,15 @@ def choose(rows: Product, *, sampling: bool, test_vectors: int, steps: int | Non
         return Choice("exact", f"d = {d} is at most {EXACT_UP_TO}: exact is cheap and not random")
     known = rates(rows.device)
     if isinstance(rows, Gram):
-        exact = known.exact_seconds(n, m, sampling=sampling)
+        exact = known.exact_seconds(n, m, d=d, sampling=sampling)
         lanczos = known.lanczos_seconds(n, m, rows.dtype, test_vectors, steps)
     else:
         exact, lanczos = known.streamed_seconds(m, test_vectors, steps)
+    return cheaper(d, exact, lanczos)
+
+
+def cheaper(d: int, exact: float, lanczos: float) -> Choice:
+    """By the seconds of both ways: exact unless it costs a tenth more."""
     reason = f"d = {d}: exact would take {exact:.2g} s on this device, lanczos {lanczos:.2g} s"
     return Choice("lanczos" if lanczos < exact / _WORTH else "exact", reason)
 

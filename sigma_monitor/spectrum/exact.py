@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigma_monitor.spectrum.conventions import check_trace
+from sigma_monitor.spectrum.conventions import checked_energy
 from sigma_monitor.spectrum.gram import Product
 
 __all__ = ["Decomposition", "decompose", "spectrum"]
@@ -54,10 +54,8 @@ def spectrum(rows: Product, *, center: bool) -> Tensor:
 
 
 def _product(rows: Product, *, center: bool) -> Tensor:
-    product = rows.product(center=center)
-    energy = float(rows.product(center=False).diagonal().sum()) if center else 0.0
-    check_trace(float(product.diagonal().sum()), energy, rows, center=center)
-    return product
+    checked_energy(rows, center=center)
+    return rows.product(center=center)
 
 
 def _rank(values: Tensor, rows: Product) -> int:

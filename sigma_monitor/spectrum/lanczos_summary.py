@@ -14,7 +14,7 @@ from sigma_monitor.estimate import Estimate
 from sigma_monitor.spectrum import functionals
 from sigma_monitor.spectrum.conventions import (
     Conventions,
-    check_trace,
+    checked_energy,
     largest_storage_eigenvalue,
 )
 from sigma_monitor.spectrum.gram import Gram, Product, RowFacts
@@ -68,10 +68,7 @@ class Layers:
     ) -> Layers:
         """Of rows at hand."""
         center = conventions.center
-        energies = [float(gram.row_energy(center=center).sum()) for gram in grams]
-        for gram, energy in zip(grams, energies, strict=True):
-            raw = float(gram.row_energy(center=False).sum()) if center else 0.0
-            check_trace(energy, raw, gram, center=center)
+        energies = [checked_energy(gram, center=center) for gram in grams]
         operator = RowOperator(grams, center=center, traces=energies)
         return cls(grams, operator, energies, conventions, settings, reason)
 
@@ -85,11 +82,8 @@ class Layers:
     ) -> Layers:
         """Of a product at hand, whose rows are gone."""
         center = conventions.center
-        matrix = product.product(center=center)
-        energy = float(matrix.diagonal().sum())
-        raw = float(product.product(center=False).diagonal().sum()) if center else 0.0
-        check_trace(energy, raw, product, center=center)
-        operator = DenseOperator(matrix[None], [energy])
+        energy = checked_energy(product, center=center)
+        operator = DenseOperator(product.product(center=center)[None], [energy])
         return cls([product], operator, [energy], conventions, settings, reason)
 
     @cached_property

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sigma_monitor.errors import InputError
-from sigma_monitor.spectrum.conventions import Conventions, check_trace
-from sigma_monitor.spectrum.cost import EXACT_UP_TO, Choice, rates
+from sigma_monitor.spectrum.conventions import Conventions, checked_energy
+from sigma_monitor.spectrum.cost import EXACT_UP_TO, Choice, cheaper, rates
 from sigma_monitor.spectrum.exact_summary import exact_summary
 from sigma_monitor.spectrum.gram import Gram, mean_cosine, validated
 from sigma_monitor.spectrum.lanczos_summary import LanczosSettings, Layers
@@ -101,10 +101,9 @@ def _choose(settings: Settings, rows: Tensor) -> Choice:
     if m > LARGEST_WIDTH:
         return Choice("lanczos", f"m = {m} is above {LARGEST_WIDTH}: no product is made")
     known, lanczos = rates(rows.device), settings.lanczos
-    exact = 2.0 * n * m * m / known.product + 4 / 3 * m**3 / known.eigenvalues
+    exact = known.exact_seconds(n, m, d=m, sampling=False)
     seconds = known.lanczos_seconds(n, m, rows.dtype, lanczos.test_vectors, lanczos.steps)
-    reason = f"m = {m}: exact would take {exact:.2g} s on rank 0, lanczos {seconds:.2g} s"
-    return Choice("lanczos" if seconds < exact else "exact", reason)
+    return cheaper(m, exact, seconds)
 
 
 class _Ranks:
@@ -215,13 +214,12 @@ class _Shards:
 
     def layers(self, conventions: Conventions, settings: LanczosSettings, reason: str) -> Layers:
         """These rows as one layer."""
-        energy = self._energy(center=conventions.center)
-        raw = self._energy(center=False) if conventions.center else 0.0
-        check_trace(energy, raw, self, center=conventions.center)
+        energy = checked_energy(self, center=conventions.center)
         operator = _ShardedOperator(self, center=conventions.center, energy=energy)
         return Layers([self], operator, [energy], conventions, settings, reason)
 
-    def _energy(self, *, center: bool) -> float:
+    def energy(self, *, center: bool) -> float:
+        """As `Gram.energy`, of the rows of all ranks; a collective."""
         own = torch.zeros(1, dtype=torch.float64, device=self.device)
         if self.local is not None:
             own += self.local.row_energy(center=center).sum()

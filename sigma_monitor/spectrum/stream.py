@@ -196,6 +196,17 @@ class GramStream:
         mean = self._origin + self._offset
         return symmetric(torch.addr(self._centred, mean, mean, alpha=self._n))
 
+    def energy(self, *, center: bool) -> float:
+        """Trace of the product.
+
+        Raises:
+            InputError: When no row was seen.
+        """
+        self._check_not_empty()
+        centred = float(self._centred.diagonal().sum())
+        mean = self._origin + self._offset
+        return centred if center else centred + self._n * float(mean.square().sum())
+
     def mean_cosine(self) -> float:
         """Mean cosine between two different rows, as `Gram.mean_cosine`.
 
