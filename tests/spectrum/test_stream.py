@@ -176,8 +176,12 @@ def test_gram_and_stream_offer_the_surface_of_a_product():
     assert {"n", "m", "device", "dtype", "normalize", "on_features", "product"} < {*names}
     rows = rows_of(6, 3).bfloat16()
     gram, stream = Gram.from_embeddings(rows), streamed([rows], 3)
-    for name in set(names) - {"product", "mean_cosine"}:
+    for name in set(names) - {"product", "mean_cosine", "energy"}:
         assert getattr(gram, name) == getattr(stream, name)
+    for center in (False, True):
+        energy = gram.product(center=center).trace().item()
+        assert gram.energy(center=center) == pytest.approx(energy, rel=1e-12)
+        assert stream.energy(center=center) == pytest.approx(energy, rel=1e-12)
     assert Gram.from_embeddings(rows, normalize=True).normalize is True
 
 
