@@ -60,11 +60,8 @@ class Measured:
         randomized = self.spectra[CENTRED].randomized if self.spectra else None
         if randomized is None or not len(randomized.parts[WATCHED].per_vector):
             return None
-        own, anchor = randomized.parts[WATCHED], randomized.anchor
-        if anchor is None or anchor.randomized is None:
-            return VectorValues(own.per_vector, None)
-        level = anchor.randomized.parts[WATCHED]
-        return VectorValues(level.per_vector, own.minus(level).per_vector)
+        found = randomized.parts[WATCHED]
+        return VectorValues(found.per_vector, found.change if len(found.change) else None)
 
     def log_of(self, key: str) -> float:
         """Natural log of an estimate; NaN or −inf where nothing could be measured."""

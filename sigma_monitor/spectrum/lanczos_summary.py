@@ -115,7 +115,8 @@ class Layers:
         basis = level.sounding.basis
         if basis is None or basis.shape[-1] != self.operator.d:
             return self.summaries(started)[0]
-        (few,) = self.sound(Effort.following(level.sounding), level.sounding)
+        effort = Effort.following(level.sounding, self.settings.steps)
+        (few,) = self.sound(effort, level.sounding)
         parts = self.parts(0, few)
         if _hardly_moved(anchor, parts):
             seconds = time.perf_counter() - started
@@ -176,13 +177,10 @@ class Layers:
         seconds: float,
         anchor: SpectralSummary | None = None,
     ) -> SpectralSummary:
-        """Estimates from parts, or from those of `anchor` and the change since."""
+        """The estimates, and what the next summary needs."""
         rows, trace, confidence = self.rows[layer], self.traces[layer], self.conventions.confidence
         d = min(rows.n, rows.m)
-        levels = {
-            name: part.estimate(confidence) if anchor is None else _followed(anchor, name, part)
-            for name, part in parts.items()
-        }
+        levels = {name: part.estimate(confidence) for name, part in parts.items()}
         ranks = {name: exponential(levels.pop(name), 1.0, d) for name in RANKS if name in levels}
         without = None
         if self.conventions.sampling and isinstance(self.operator, RowOperator):
@@ -219,28 +217,9 @@ def _hardly_moved(anchor: SpectralSummary, parts: Mapping[str, TraceEstimate]) -
         if abs(change.value) > _FOLLOWED_UP_TO:
             return False
         interval = level.estimate(anchor.confidence)
-        if _statistical_half(change, anchor.confidence) > (interval.high - interval.low) / 2:
+        if change.statistical_half(anchor.confidence) > (interval.high - interval.low) / 2:
             return False
     return True
-
-
-def _statistical_half(part: TraceEstimate, confidence: float) -> float:
-    """Half the t-interval, without quadrature and rounding."""
-    estimate = part.estimate(confidence)
-    return estimate.high - part.value - part.above - part.rounding
-
-
-def _followed(anchor: SpectralSummary, name: str, part: TraceEstimate) -> Estimate:
-    """The level of the anchor and the paired change since; their half-widths add up."""
-    assert anchor.randomized is not None
-    level = anchor.randomized.parts[name]
-    ends = level.estimate(anchor.confidence), part.minus(level).estimate(anchor.confidence)
-    value, low, high = (sum(pair) for pair in zip(*map(_bounds, ends), strict=True))
-    return Estimate(value, low, high, "test_vectors")
-
-
-def _bounds(estimate: Estimate) -> tuple[float, float, float]:
-    return estimate.value, estimate.low, estimate.high
 
 
 def _extremes(sounding: Sounding, trace: float, *, full: bool) -> dict[str, Estimate]:

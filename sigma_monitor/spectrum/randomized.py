@@ -40,6 +40,10 @@ _SURE_LOG_DET_PER_DIMENSION, _SURE_ENTROPIES = 5e-4, 5e-3  # nats
 _MOST_STEPS = 64
 _DEEP = 8  # test vectors that tell how wide the brackets are, and from which steps go on
 
+# A check that follows another ends at brackets so many times as wide as that, or as those it
+# follows: a third of the products.
+_WIDER, _WIDER_THAN_THEN = 3.0, 1.5
+
 _NEAR_ONE = 1e-6  # orders so close to one are taken as one, where Σ x^q loses its digits
 _NONE = np.empty(0)
 _TINY = np.finfo(np.float64).tiny
@@ -64,11 +68,11 @@ class Effort:
         return cls(test_vectors, 4, steps or 4, steps or 20, fixed=steps is not None)
 
     @classmethod
-    def following(cls, before: Sounding) -> Effort:
-        """Of a check that measures the change since another: as many steps, so that they pair."""
-        return cls(
-            min(6, before.measure.vectors), 2, before.leading_steps, before.steps, fixed=True
-        )
+    def following(cls, before: Sounding, steps: int | None) -> Effort:
+        """Of a check that measures the change since another."""
+        few = min(6, before.measure.vectors)
+        fixed = steps is not None
+        return cls(few, 2, steps or 2, min(steps or 20, before.steps), fixed=fixed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +158,7 @@ def sound(
 
     Cost: products with `3 s + k' s + (N + 4) k + 8 (k'' − k)` vectors: s = 32 leading directions,
     k' = 4 steps or more from them, k = 20 from the N test vectors and k'' up to 64 from 8 of these.
+    After an earlier time `k' s + 8 k`, k' = 2 and k = 20 or more, as many as then at most.
     """
     runs = _Recursions(operator, effort, seed, before)
     if not effort.fixed:
@@ -176,7 +181,9 @@ class _Recursions:
         self.test_vectors = 0 if d <= DEFLATED + effort.test_vectors else effort.test_vectors
         self.few = min(self.test_vectors, _DEEP)
         self.matvecs = 0
-        self.paired_with = None if before is None else before.measure
+        self.before = None if before is None else before.measure
+        most = min(d, _MOST_STEPS)
+        self.most = (most, most) if before is None else (before.leading_steps, before.steps)
         if not self.test_vectors:
             identity = torch.eye(d, dtype=operator.dtype, device=operator.device)
             basis = identity.expand(layers, d, d)
@@ -196,17 +203,22 @@ class _Recursions:
 
     def narrow_brackets(self, ridges: Sequence[float]) -> None:
         """Take steps until the brackets are narrow; every look waits for the device."""
+        allowed = np.ones(2)
+        if self.before is not None:
+            then = np.array(_widths(self.before, ridges[0]))
+            allowed = np.maximum(_WIDER, _WIDER_THAN_THEN * then)
         while True:
             pairs = zip(self._measures(self.deep, self.few, self.few), ridges, strict=True)
-            wide = np.array([_widths(measure, ridge) for measure, ridge in pairs]).max(0) > 1
-            most = min(self.operator.d, _MOST_STEPS)
-            wide &= [run.steps < most for run in (self.leading, self.deep)]
+            wide = np.array([_widths(measure, ridge) for measure, ridge in pairs]).max(0) > allowed
+            runs = (self.leading, self.deep)
+            wide &= [run.steps < most for run, most in zip(runs, self.most, strict=True)]
             goes_on = self.operator.agreed(wide.tolist())
             if not any(goes_on):
                 return
             if goes_on[1] and self.deep is self.rest:
                 self.deep = self.rest.narrowed(self.few)
-            for run, more in zip((self.leading, self.deep), goes_on, strict=True):
+            runs = (self.leading, self.deep)
+            for run, most, more in zip(runs, self.most, goes_on, strict=True):
                 run.advance(min(max(4, run.steps // 3), most - run.steps) * int(more))
 
     def soundings(self, confidence: float) -> list[Sounding]:
@@ -246,15 +258,17 @@ class _Recursions:
         runs = ((self.leading, None), (rest, vectors), (self.deep, deep_vectors))
         coefficients = [[part[:, :count] for part in run.coefficients()] for run, count in runs]
         layers, s, d = self.leading.shape
-        return [
+        measures = [
             SpectralMeasure.from_coefficients(
                 *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
                 rest_dimension=d - s,
                 unit_roundoff=torch.finfo(self.operator.dtype).eps / 2,
-                paired_with=self.paired_with,
             )
             for layer in range(layers)
         ]
+        if self.before is None:
+            return measures
+        return [self.before.followed_by(measure) for measure in measures]
 
 
 def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
@@ -281,6 +295,7 @@ def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
         linear.rounding,
         value + linear.per_vector - linear.value,
         value + linear.deep - linear.value,
+        linear.change,
     )
 
 

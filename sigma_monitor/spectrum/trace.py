@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Array: TypeAlias = NDArray[np.float64]
+Coefficients: TypeAlias = tuple[Array, Array]  # α and β of tridiagonals, (vectors, k) each
 
 # Products in arithmetic of unit roundoff u move an eigenvalue λ of an operator A of trace 1 by
 # about u·sqrt(λ), since both factors of XᵀX are off by u·‖X‖, and a recursion that starts from v
@@ -162,14 +163,19 @@ class TraceEstimate:
 
     The bracket is certain for the test vectors it was measured on. Where the last steps were taken
     from a few of them, their mean bracket stands for all.
+
+    A followed trace is its level at an earlier time, by all test vectors, and the change since, by
+    a few of them: `value` is the sum of the means of `per_vector` and `change`.
     """
 
     value: float
     below: float  # quadrature: given the test vectors, the truth is at most so far below
     above: float  # and so far above
     rounding: float
-    per_vector: Array  # (vectors,) estimates whose mean is `value`; none if nothing is random
+    per_vector: Array  # (vectors,) estimates; none if nothing is random
     deep: Array  # (deep,) of the first of them, with all steps: what pairs with another estimate
+    # (few,) of the first of them, since the level; none if not followed
+    change: Array = field(default_factory=lambda: np.empty(0))
 
     def mapped(self, function: Callable[[float], float], slope: float) -> TraceEstimate:
         """Under a monotone function, of that slope at `value`."""
@@ -182,6 +188,7 @@ class TraceEstimate:
             abs(slope) * self.rounding,
             value + slope * (self.per_vector - self.value),
             value + slope * (self.deep - self.value),
+            slope * self.change,
         )
 
     def scaled(self, factor: float, shift: float = 0.0) -> TraceEstimate:
@@ -200,34 +207,45 @@ class TraceEstimate:
             paired = self.per_vector - other.value
         else:
             paired = self.value - other.per_vector
+        change = _difference(self.change, other.change)
+        value = self.value - other.value
+        if len(paired):
+            value = float(paired.mean()) + (float(change.mean()) if len(change) else 0.0)
         return TraceEstimate(
-            float(paired.mean()) if len(paired) else self.value - other.value,
+            value,
             self.below + other.above,
             self.above + other.below,
             self.rounding + other.rounding,
             paired,
             paired,
+            change,
         )
 
-    def standard_error(self) -> float:
-        """Of the mean over the test vectors; 0 when nothing is random."""
-        return mean_standard_error(self.per_vector) if len(self.per_vector) else 0.0
+    def statistical_half(self, confidence: float) -> float:
+        """Half-width of the t-interval over the test vectors: that of the level and of the change.
+
+        They share vectors and need not be independent, so they add up. 0 when nothing is random.
+        """
+        return sum(
+            half_width(mean_standard_error(values), len(values), confidence)
+            for values in (self.per_vector, self.change)
+            if len(values)
+        )
 
     def estimate(self, confidence: float) -> Estimate:
         """The t-interval over the test vectors, widened by quadrature and rounding on its side."""
-        vectors = len(self.per_vector)
-        half = half_width(self.standard_error(), vectors, confidence) if vectors else 0.0
+        half = self.statistical_half(confidence)
         return Estimate(
             self.value,
             self.value - self.below - self.rounding - half,
             self.value + self.above + self.rounding + half,
-            "test_vectors" if vectors else "quadrature",
+            "test_vectors" if len(self.per_vector) else "quadrature",
         )
 
 
 @dataclass(frozen=True, eq=False)
 class SpectralMeasure:
-    """What Lanczos recursions know of the spectrum of one operator A of trace 1 and dimension d.
+    """What Lanczos recursions tell of the spectrum of one operator A of trace 1 and dimension d.
 
     A trace is the sum over s orthonormal leading directions, plus what random unit vectors of
     their complement say about the other `d − s`. The trace of A itself being 1, each vector's
@@ -235,26 +253,26 @@ class SpectralMeasure:
     vector, so the last steps are taken from the first few only.
     """
 
+    leading: Coefficients  # (s, k) each
+    deep: Coefficients  # (deep, k' >= k) each, of the first test vectors, or of all
     leading_gauss: Rule  # (s, k)
     leading_radau: Rule
     rest_gauss: Rule  # (vectors, k); no vectors when the leading directions are a basis
     rest_share: Array  # (vectors,) vᵀAv
-    deep_gauss: Rule  # (deep, k' >= k) of the first test vectors, or of all
+    deep_gauss: Rule  # (deep, k')
     deep_radau: Rule
     rest_dimension: int  # d − s
     unit_roundoff: float  # of the arithmetic of the products
-    paired_with: SpectralMeasure | None = None  # of the same test vectors, at another time
 
     @classmethod
     def from_coefficients(
         cls,
-        leading: tuple[Array, Array],
-        rest: tuple[Array, Array],
-        deep: tuple[Array, Array],
+        leading: Coefficients,
+        rest: Coefficients,
+        deep: Coefficients,
         *,
         rest_dimension: int,
         unit_roundoff: float,
-        paired_with: SpectralMeasure | None = None,
     ) -> SpectralMeasure:
         """From α and β: of the leading directions, of the test vectors, and of those gone on with.
 
@@ -264,9 +282,10 @@ class SpectralMeasure:
             deep: (deep, k') each, of the first of the test vectors.
             rest_dimension: d − s.
             unit_roundoff: Of the arithmetic of the products.
-            paired_with: Of the same leading directions and, at least, the same test vectors.
         """
         return cls(
+            leading,
+            deep,
             gauss_rule(*leading),
             radau_rule(*leading),
             gauss_rule(*rest),
@@ -275,8 +294,23 @@ class SpectralMeasure:
             radau_rule(*deep),
             rest_dimension,
             unit_roundoff,
-            paired_with,
         )
+
+    def cut(self, leading_steps: int, vectors: int, steps: int) -> SpectralMeasure:
+        """What fewer steps from fewer test vectors would have told."""
+        deep = _cut(self.deep, vectors, steps)
+        return SpectralMeasure.from_coefficients(
+            _cut(self.leading, len(self.leading[0]), leading_steps),
+            deep,
+            deep,
+            rest_dimension=self.rest_dimension,
+            unit_roundoff=self.unit_roundoff,
+        )
+
+    def followed_by(self, later: SpectralMeasure) -> FollowedMeasure:
+        """`later` at this level: of the same leading directions and some of the test vectors."""
+        then = self.cut(later.leading[0].shape[-1], later.vectors, later.deep[0].shape[-1])
+        return FollowedMeasure(**vars(later), level=self, then=then)
 
     @property
     def dimension(self) -> int:
@@ -290,12 +324,14 @@ class SpectralMeasure:
 
     def trace(self, function: ScalarFunction) -> TraceEstimate:
         """`tr f(A)`; its rounding term is the first-order effect of inexact products."""
+        return self._trace(function, self._slopes(function))
+
+    def _trace(self, function: ScalarFunction, slopes: Array) -> TraceEstimate:
         gauss = float(self.leading_gauss.apply(function.value).sum())
         radau = float(self.leading_radau.apply(function.value).sum())
         rounding = float(self._rounding(self.leading_gauss, function).sum())
         per_vector = single = np.empty(0)
         if self.vectors:
-            slopes = self._slopes(function)
             values = self.rest_gauss.apply(function.value) - self._control(slopes)
             deep = self.deep_gauss.apply(function.value)
             gap = float((self.deep_radau.apply(function.value) - deep).mean())
@@ -332,11 +368,8 @@ class SpectralMeasure:
         """(vectors,) slopes of f on x, by which a vector's share of the trace corrects its value.
 
         Each is that of the spectral density as all *other* vectors see it: independent of the
-        vector it corrects, which keeps the estimate unbiased. Those of `paired_with` when there is
-        one: with the same slopes, what the vectors have in common cancels in the difference.
+        vector it corrects, which keeps the estimate unbiased.
         """
-        if self.paired_with is not None:
-            return self.paired_with._slopes(function)[: self.vectors]
         if self._rest_energy() < _LEAST_ENERGY * self.unit_roundoff:
             return np.zeros(self.vectors)  # the difference of two traces would be rounding
         x, weights = self.rest_gauss.nodes, self.rest_gauss.weights
@@ -399,6 +432,55 @@ class SpectralMeasure:
             counts = np.concatenate([counts, share * self.rest_gauss.weights.ravel()])
         order = np.argsort(-nodes)
         return nodes[order], counts[order]
+
+
+@dataclass(frozen=True, eq=False)
+class FollowedMeasure(SpectralMeasure):
+    """Of few steps from few test vectors, at the level of an earlier time.
+
+    A trace is that of the earlier time, by all vectors and steps, and the change since, by the few
+    and as many steps then as now.
+    """
+
+    level: SpectralMeasure  # of the earlier time
+    then: SpectralMeasure  # the same, cut to the steps and vectors of this one
+
+    def trace(self, function: ScalarFunction) -> TraceEstimate:
+        """`tr f(A)`; what more steps would change is taken from the earlier time.
+
+        Given the vectors the truth lies in the bracket of today's few steps, which is moved to
+        where it stands beside that level.
+        """
+        slopes = self.level._slopes(function)  # the same at both times, so that vectors pair
+        few = slopes[: self.vectors]
+        level = self.level._trace(function, slopes)
+        then, now = self.then._trace(function, few), self._trace(function, few)
+        change = now.per_vector - then.per_vector
+        deeper = float((level.deep[: self.vectors] - then.per_vector).mean())
+        return TraceEstimate(
+            level.value + float(change.mean()),
+            max(0.0, now.below + deeper),
+            max(0.0, now.above - deeper),
+            now.rounding,
+            level.per_vector,
+            level.deep,
+            change,
+        )
+
+
+def _cut(coefficients: Coefficients, vectors: int, steps: int) -> Coefficients:
+    alpha, beta = coefficients
+    return alpha[:vectors, :steps], beta[:vectors, :steps]
+
+
+def _difference(one: Array, two: Array) -> Array:
+    """Vector by vector, as far as both go; of one of them where the other is empty."""
+    if not len(two):
+        return one
+    if not len(one):
+        return -two
+    common = min(len(one), len(two))
+    return one[:common] - two[:common]
 
 
 def _deepened(values: Array, change: Array) -> Array:

@@ -9,7 +9,17 @@ import torch
 from sigma_monitor.errors import InputError
 from sigma_monitor.spectrum import spectral_drift, spectral_summary
 from sigma_monitor.spectrum.drift import SpectralDrift
+from sigma_monitor.spectrum.gram import Gram
+from sigma_monitor.spectrum.operator import RowOperator
+from sigma_monitor.spectrum.randomized import Effort, sound
 from sigma_monitor.spectrum.summary import FUNCTIONALS
+from sigma_monitor.spectrum.trace import (
+    ENTROPY,
+    ROOT,
+    ROOT_ENTROPY,
+    SpectralMeasure,
+    log_ridge,
+)
 from tests.spectrum.matrices import (
     EPS,
     SQRT_EPS,
@@ -36,6 +46,11 @@ def lanczos(rows, *, seed=0, **options):
     return spectral_summary(
         rows, method="lanczos", sampling=False, generator=generator(seed), **options
     )
+
+
+def operator_of(rows):
+    gram = Gram.from_embeddings(rows)
+    return RowOperator([gram], center=False, traces=[gram.energy(center=False)])
 
 
 def exact(rows, **options):
@@ -331,6 +346,58 @@ def test_followed_levels_hold_the_truth_as_often_as_they_say():
     # Half-widths add up, which is conservative; three standard errors of a binomial below 95 %.
     least = 0.95 * seeds - 3 * math.sqrt(0.95 * 0.05 * seeds)
     assert all(count >= least for count in held.values()), held
+
+
+SPECTRA = {  # eigenvalues of 160 features
+    "healthy": torch.linspace(1, 0.3, 160).double(),
+    "down to zero": torch.linspace(1, 0, 160).double() ** 2,
+    "power law": torch.arange(1, 161).double() ** -1.5,
+    "collapsed": torch.tensor([1.0] * 8 + [1e-6] * 152).double(),
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("function", [log_ridge(1e-5), ENTROPY, ROOT, ROOT_ENTROPY])
+def test_a_followed_bracket_holds_the_truth_for_its_vectors(spectrum, function):
+    rows = rows_with(SPECTRA[spectrum].sqrt(), 400, 160)
+    then, now = operator_of(rows), operator_of(changed(rows, 1e-2))
+    options = {"ridges": [1e-5], "seed": 3, "confidence": 0.95}
+    (before,) = sound(then, Effort.first(6, None), **options)
+    (after,) = sound(now, Effort.following(before, None), before=before, **options)
+    assert after.steps <= before.steps
+    assert after.matvecs < before.matvecs
+    found = after.measure.trace(function)
+
+    all_steps = Effort(6, 2, 160, 160, fixed=True)
+    (whole,) = sound(now, all_steps, before=before, **options)
+    slopes = before.measure._slopes(function)
+    truth = SpectralMeasure._trace(whole.measure, function, slopes)
+    assert truth.below + truth.above < 1e-9 * abs(truth.value)
+    rounding = 1e-9 * abs(truth.value)
+    assert -found.below - rounding <= truth.value - found.value <= found.above + rounding
+
+    # With the same vectors at both levels, the bracket is that of today's few steps.
+    few = SpectralMeasure._trace(after.measure, function, slopes)
+    assert found.value - found.below == pytest.approx(few.value - few.below, rel=1e-9)
+    assert found.value + found.above == pytest.approx(few.value + few.above, rel=1e-9)
+    assert few.below + few.above > 0
+    assert found.rounding == few.rounding > 0
+
+
+def test_a_followed_trace_is_the_level_and_the_change_since():
+    rows = healthy()
+    now = changed(rows, 1e-2)
+    before, after = lanczos(rows), lanczos(now, previous=lanczos(rows))
+    for name in ("log_det", "spectral_entropy"):
+        level, found = (each.randomized.parts[name] for each in (before, after))
+        assert len(found.change) == 6
+        assert len(level.change) == 0
+        assert found.value == pytest.approx(found.per_vector.mean() + found.change.mean())
+        np.testing.assert_allclose(found.per_vector - level.per_vector, 0, atol=0.02)
+        low, high = (getattr(after, name).low, getattr(after, name).high)
+        assert (high - low) / 2 == pytest.approx(
+            found.statistical_half(0.95) + found.rounding + (found.below + found.above) / 2
+        )
 
 
 @pytest.mark.parametrize("jump", ["collapse", "spike"])
