@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sigma_monitor.spectrum import SpectralSummary, spectral_summary
 from sigma_monitor.spectrum import trace as engine
 from sigma_monitor.spectrum.gram import Gram
 from sigma_monitor.spectrum.operator import RowOperator
-from sigma_monitor.spectrum.randomized import DEFLATED, Effort, Sounding, log_effective_rank, sound
+from sigma_monitor.spectrum.randomized import DEFLATED, Effort, Sounding, sound
 
 MEASURED = ("log_det", "effective_rank", "spectral_entropy", "participation_ratio")
 SEEDS = 2000
@@ -48,6 +49,7 @@ class Regime:
     test_vectors: int = 32
     center: bool = False
     mean_energy: float = 0.0  # share of the energy that the mean row carries
+    changed: float = 0.0  # relative change of every entry since the summary that is followed
 
     @property
     def certain(self) -> bool:
@@ -68,6 +70,8 @@ REGIMES = (
     Regime("collapsed on noise", 96, 160, "noisy", torch.float32, test_vectors=16),
     Regime("mean of 99 %", 256, 128, "power", torch.bfloat16, test_vectors=8, mean_energy=0.99),
     Regime("half of the rank, fp16", 192, 96, "half", torch.float16, test_vectors=8),
+    Regime("followed, power law", 256, 128, "power", torch.float32, 16, changed=1e-2),
+    Regime("followed, collapsed", 192, 96, "collapsed", torch.float32, 16, changed=1e-4),
 )
 CERTAIN = (
     Regime("certain, healthy", 128, 48, "flat", torch.float32),
@@ -149,15 +153,18 @@ def measure(regime: Regime, seeds: range) -> Outcomes:
     found, truths, bounds, seconds = [], [], [], 0.0
     for seed in seeds:
         if regime.certain or not truths:
-            rows = rows_of(regime, seed)
+            before = rows_of(regime, seed)
+            rows = _changed(before, regime.changed)
             exact = spectral_summary(rows, method="exact", **conventions)
-        summary = spectral_summary(
-            rows,
+        randomized = partial(
+            spectral_summary,
             method="lanczos",
             test_vectors=regime.test_vectors,
             generator=torch.Generator().manual_seed(seed),
             **conventions,
         )
+        previous = randomized(before) if regime.changed else None
+        summary = randomized(rows, previous=previous)
         seconds += summary.seconds
         found.append([_numbers(summary, name) for name in MEASURED])
         truths.append([getattr(exact, name).value for name in MEASURED])
@@ -173,6 +180,11 @@ def measure(regime: Regime, seeds: range) -> Outcomes:
     )
 
 
+def _changed(rows: Tensor, relative: float) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return rows * (1 + relative * torch.randn(rows.shape, generator=generator)).to(rows.dtype)
+
+
 def _exact_rounding(regime: Regime, truth: np.ndarray) -> np.ndarray:
     """Of the exact way, whose products and sums are good to some eps for each dimension."""
     return (regime.n + regime.m) * np.finfo(float).eps * np.maximum(1, abs(truth))
@@ -181,9 +193,8 @@ def _exact_rounding(regime: Regime, truth: np.ndarray) -> np.ndarray:
 def _numbers(summary: SpectralSummary, name: str) -> tuple[float, ...]:
     """Low, high, value, and the width by kind of error."""
     estimate, part = getattr(summary, name), summary.randomized.parts[name]
-    whole = part.estimate(summary.confidence)
     quadrature, rounding = part.below + part.above, 2 * part.rounding
-    statistical = max(0.0, whole.high - whole.low - quadrature - rounding)
+    statistical = 2 * part.statistical_half(summary.confidence)
     return estimate.low, estimate.high, estimate.value, quadrature, rounding, statistical
 
 
@@ -215,7 +226,7 @@ def _sounding(
     before: Sounding | None = None,
 ) -> Sounding:
     gram = Gram.from_embeddings(rows)
-    energy = float(gram.row_energy(center=regime.center).sum())
+    energy = gram.energy(center=regime.center)
     operator = RowOperator([gram], center=regime.center, traces=[energy])
     (found,) = sound(
         operator,
@@ -233,9 +244,9 @@ def _parts(sounding: Sounding) -> dict[str, engine.TraceEstimate]:
     ridge = RELATIVE_RIDGE / measure.dimension
     return {
         "log_det": measure.trace(engine.log_ridge(ridge)),
-        "effective_rank": log_effective_rank(measure),
+        "effective_rank": replace(sounding, level=None).log_effective_rank(),
         "spectral_entropy": measure.trace(engine.ENTROPY),
-        "participation_ratio": sounding.log_renyi_rank(2),
+        "participation_ratio": replace(sounding, level=None).log_renyi_rank(2),
     }
 
 

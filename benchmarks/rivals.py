@@ -179,7 +179,7 @@ def regularised(rows: Tensor, dtype: torch.dtype, chunk: int | None) -> tuple[Te
 
 
 def imate_logdet(rows: Tensor, seed: int, chunk: int | None, slq: Slq) -> Found:
-    """Log det alone; it stops once its own interval is as narrow as the target."""
+    """Log det alone; it stops once its own interval, of the d x d matrix, is within the target."""
     import imate
 
     m = rows.shape[1]

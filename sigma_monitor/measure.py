@@ -61,7 +61,7 @@ class Measured:
         if randomized is None or not len(randomized.parts[WATCHED].per_vector):
             return None
         found = randomized.parts[WATCHED]
-        return VectorValues(found.per_vector, found.change if len(found.change) else None)
+        return VectorValues(found.per_vector, found.change)
 
     def log_of(self, key: str) -> float:
         """Natural log of an estimate; NaN or −inf where nothing could be measured."""
@@ -74,7 +74,7 @@ class VectorValues:
     """Log effective rank of the centred rows by single test vectors."""
 
     level: NDArray[np.float64]  # (vectors,) of the check whose level counts
-    change: NDArray[np.float64] | None  # (fewer,) since that check; None when it is this one
+    change: NDArray[np.float64]  # (fewer,) since that check; none when it is this one
 
 
 def measure(

@@ -67,7 +67,7 @@ class SigmaMonitor:
         relative_ridge: Ridge of log det, relative to tr(C)/m.
         functionals: Attributes of `SpectralSummary` to log; `effective_rank` always is.
         method: `"exact"` or `"lanczos"`, see `spectral_summary`; `"auto"` takes for each spectrum
-            what is cheaper on the model's device at the first check, and keeps to it.
+            what costs less on the model's device at the first check, and keeps to it.
         detector: Keyword arguments of `Thresholds` for the watched series, such as
             `{"collapsed": 0.4}`.
         baseline: `"start"` (loaded weights), `"plateau"` (drawn weights), or `"auto"`: start when

@@ -16,6 +16,7 @@ from sigma_monitor.measure import FLOORED, WATCHED, Measured, VectorValues
 from sigma_monitor.spectrum.uncertainty import (
     half_width,
     mean_standard_error,
+    paired_difference,
     paired_standard_error,
 )
 
@@ -51,8 +52,8 @@ class LayerWatch:
         self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
         self._told = Status.HEALTHY  # the worst status of this episode that an alert was raised for
         self._reference: Array | None = None  # (examples,) log ranks without each example
-        self._reference_vectors: Array | None = None  # (vectors,) log ranks by test vector
-        self._reference_since = 0.0  # standard error of the change since those, nats
+        self._reference_vectors = np.empty(0)  # (vectors,) log ranks by test vector
+        self._reference_change = np.empty(0)  # (few,) since those, where a check was followed
 
     @property
     def status(self) -> Status:
@@ -78,8 +79,8 @@ class LayerWatch:
         if warming_up and measured.log_rank_without is not None:
             self._reference = measured.log_rank_without
             values = measured.vector_values
-            self._reference_vectors = None if values is None else values.level
-            self._reference_since = _change_error(values)
+            self._reference_vectors = np.empty(0) if values is None else values.level
+            self._reference_change = np.empty(0) if values is None else values.change
         if not warming_up and measured.estimates and measured.pooled_limit >= _LEAST_POOLED:
             self.floor.update(step, measured.log_of(FLOORED))
             alerts += [
@@ -114,11 +115,12 @@ class LayerWatch:
     def _vector_error(self, values: VectorValues | None) -> float:
         if values is None:
             return 0.0
-        reference = self._reference_vectors
-        level = values.level
-        if reference is not None and len(reference) == len(level):
+        level, reference = values.level, self._reference_vectors
+        if len(reference) == len(level):
             level = level - reference
-        return math.hypot(mean_standard_error(level), _change_error(values), self._reference_since)
+        change = paired_difference(values.change, self._reference_change)
+        # They share vectors and need not be independent.
+        return mean_standard_error(level) + mean_standard_error(change)
 
     def _placed(self, alert: Alert, functional: str, convention: str) -> Alert:
         return replace(alert, layer=self.layer, functional=functional, convention=convention)
@@ -130,8 +132,8 @@ class LayerWatch:
             "floor": self.floor.state_dict(),
             "told": self._told.name,
             "reference": _listed(self._reference),
-            "reference_vectors": _listed(self._reference_vectors),
-            "reference_since": self._reference_since,
+            "reference_vectors": self._reference_vectors.tolist(),
+            "reference_change": self._reference_change.tolist(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -142,13 +144,8 @@ class LayerWatch:
         self.floor.load_state_dict(state["floor"])
         self._told = Status[state["told"]]
         self._reference = _array(state["reference"])
-        self._reference_vectors = _array(state["reference_vectors"])
-        self._reference_since = state.get("reference_since", 0.0)
-
-
-def _change_error(values: VectorValues | None) -> float:
-    """Of the change since the check that was followed; 0 where none was."""
-    return 0.0 if values is None or values.change is None else mean_standard_error(values.change)
+        self._reference_vectors = np.asarray(state["reference_vectors"], dtype=np.float64)
+        self._reference_change = np.asarray(state["reference_change"], dtype=np.float64)
 
 
 def _listed(values: Array | None) -> list[float] | None:

@@ -288,7 +288,7 @@ def test_a_resumed_run_measures_everything_anew_and_stays_paired(products, told)
     assert change == pytest.approx(math.log(exact), abs=4 * stderr)
 
     # Without the reference by test vector the error is that of the level itself.
-    state["watches"]["last"]["reference_vectors"] = None
+    state["watches"]["last"]["reference_vectors"] = []
     unpaired = model.monitor()
     unpaired.load_state_dict(state)
     unpaired.check(model, 2)
@@ -296,7 +296,7 @@ def test_a_resumed_run_measures_everything_anew_and_stays_paired(products, told)
     assert told[-1][1] > 1.05 * stderr
 
 
-def test_a_reference_that_followed_another_check_brings_its_own_error(told):
+def test_a_reference_that_followed_another_check_pairs_with_its_change(told):
     model = Cloud()
     monitor = model.monitor(baseline="plateau")
     rows = model.rows
@@ -304,17 +304,19 @@ def test_a_reference_that_followed_another_check_brings_its_own_error(told):
         model.rows = jittered(rows, 1e-2, step)
         monitor.check(model, step)
     state = saved(monitor)
-    since = state["watches"]["last"]["reference_since"]
-    assert since > 0
+    change = np.array(state["watches"]["last"]["reference_change"])
+    assert len(change) == 6
 
-    def error_with(reference_since):
-        state["watches"]["last"]["reference_since"] = reference_since
+    def error_with(reference_change):
+        state["watches"]["last"]["reference_change"] = reference_change
         resumed = model.monitor(baseline="plateau")
         resumed.load_state_dict(state)
         resumed.check(model, 12)
         return told[-1][1]
 
-    assert error_with(since) == pytest.approx(math.hypot(error_with(0.0), since), rel=1e-12)
+    own = np.std(change, ddof=1) / math.sqrt(6)
+    sampling_and_level, all_three = error_with([]), error_with(change.tolist())
+    assert math.hypot(sampling_and_level, own) < all_three < sampling_and_level + own
 
 
 def test_a_resumed_run_tells_what_the_unbroken_one_tells():
@@ -345,7 +347,9 @@ def test_a_resumed_run_tells_what_the_unbroken_one_tells():
 def set_rates(monkeypatch, *, winner):
     """A device on which that way is the cheaper one, whatever the dimension."""
     fast, slow = (1e15, 1e3) if winner == "exact" else (1e3, 1e15)
-    rates = cost.Rates(fast, fast, fast, {torch.float32: slow, torch.float64: slow})
+    rates = cost.Rates(
+        torch.device("cpu"), fast, fast, fast, {torch.float32: slow, torch.float64: slow}
+    )
     monkeypatch.setattr(cost, "EXACT_UP_TO", 0)
     monkeypatch.setattr(cost, "rates", lambda device: rates)
 
@@ -540,7 +544,7 @@ def test_up_to_64_dimensions_nothing_is_random(examples, told):
         monitor.check(model, step)
         references.append(summaries_of(monitor)[CENTRED].log_rank_without)
         assert rank_of(listener.snapshots[-1]).kind == "quadrature"
-    assert saved(monitor)["watches"]["last"]["reference_vectors"] is None
+    assert saved(monitor)["watches"]["last"]["reference_vectors"] == []
     expected = [paired_standard_error(references[0], later) for later in references[1:]]
     assert [stderr for _, stderr in told] == [None, *expected]
     assert min(expected) > 0
@@ -706,7 +710,7 @@ def test_the_error_adds_up_level_and_change(level):
     for step, summary in enumerate((first, last)):
         watcher.update(step, as_measured(summary))
     values = {summary: as_measured(summary).vector_values for summary in (first, anchor, last)}
-    assert values[first].change is None
+    assert len(values[first].change) == 0
     # The same to first order: the slopes of the entropy are those of today.
     np.testing.assert_allclose(values[last].level, values[anchor].level, rtol=1e-5)
     assert len(values[last].change) <= len(values[anchor].level) == len(values[first].level)
@@ -724,4 +728,5 @@ def test_the_error_adds_up_level_and_change(level):
     ]
     assert bool(parts[1] < 0.1 * parts[2]) is (level == "reference")
     assert parts[2] > 0
-    assert watcher._paired(as_measured(last)) == pytest.approx(math.hypot(*parts), rel=1e-12)
+    expected = math.hypot(parts[0], parts[1] + parts[2])
+    assert watcher._paired(as_measured(last)) == pytest.approx(expected, rel=1e-12)

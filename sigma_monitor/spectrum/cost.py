@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from sigma_monitor.spectrum.gram import Gram, Product
-from sigma_monitor.spectrum.operator import compute_dtype
+from sigma_monitor.spectrum.gram import Gram, Product, add_product, product_flops
+from sigma_monitor.spectrum.operator import add_image, compute_dtype, threads
 from sigma_monitor.spectrum.randomized import DEFLATED
 
-__all__ = ["EXACT_UP_TO", "Choice", "Rates", "cheaper", "choose", "rates"]
+__all__ = ["EXACT_UP_TO", "Choice", "Rates", "choose", "rates", "weighed"]
 
 # Up to this dimension the exact way takes a fraction of a second on any device, and its result has
 # no randomness to explain.
@@ -42,17 +41,19 @@ class Choice:
 class Rates:
     """Arithmetic rates of one device, flops a second."""
 
-    product: float  # large matrix products in fp64
+    device: torch.device
+    product: float  # symmetric matrix products in fp64
     eigenvalues: float  # of a symmetric matrix in fp64, counted as 4/3 d³
     eigenvectors: float  # the same count, with the vectors
-    skinny: dict[torch.dtype, float]  # products of 36 vectors with a matrix
+    skinny: dict[torch.dtype, float]  # products of 36 vectors with rows, twice
 
     def exact_seconds(self, n: int, m: int, *, d: int, sampling: bool) -> float:
         """Product, eigenvalues, and for the jackknife eigenvectors and rows in their basis."""
-        product, decomposition = float(n * m * d), 4 / 3 * d**3  # half of a product is symmetry
+        product = product_flops(m if d == n else n, d, self.device)
+        decomposition = 4 / 3 * d**3
         if not sampling:
             return product / self.product + decomposition / self.eigenvalues
-        rows = 2 * product if d == m else 0.0
+        rows = 2.0 * n * m * d if d == m else 0.0
         nodes = 2.0 * n * d * _JACKKNIFE_NODES
         return (product + rows + nodes) / self.product + decomposition / self.eigenvectors
 
@@ -86,13 +87,15 @@ def choose(rows: Product, *, sampling: bool, test_vectors: int, steps: int | Non
         lanczos = known.lanczos_seconds(n, m, rows.dtype, test_vectors, steps)
     else:
         exact, lanczos = known.streamed_seconds(m, test_vectors, steps)
-    return cheaper(d, exact, lanczos)
+    return weighed(d, exact, lanczos)
 
 
-def cheaper(d: int, exact: float, lanczos: float) -> Choice:
-    """By the seconds of both ways: exact unless it costs a tenth more."""
+def weighed(d: int, exact: float, lanczos: float) -> Choice:
+    """By the seconds of both ways: exact unless it takes over a tenth longer."""
     reason = f"d = {d}: exact would take {exact:.2g} s on this device, lanczos {lanczos:.2g} s"
-    return Choice("lanczos" if lanczos < exact / _WORTH else "exact", reason)
+    if lanczos < exact / _WORTH:
+        return Choice("lanczos", reason)
+    return Choice("exact", reason + (", hardly less" if lanczos < exact else ""))
 
 
 def rates(device: torch.device) -> Rates:
@@ -111,18 +114,21 @@ def _measured_rates(name: str) -> Rates:
     for dtype in (torch.float32, torch.float64):
         rows = square.to(dtype)
         vectors = rows[: DEFLATED + 4].clone()
-        seconds = _seconds(lambda v=vectors, r=rows: (v @ r.mT) @ r, device)  # type: ignore[misc]
+        sums = vectors.new_zeros(threads(device), *vectors.shape)
+        seconds = _seconds(partial(add_image, sums, vectors, rows), device)
         skinny[dtype] = 4 * vectors.numel() * size / seconds
-    decomposition = 4 / 3 * size**3
+    lower, decomposition = torch.zeros_like(square), 4 / 3 * size**3
+    seconds = _seconds(partial(add_product, lower, square), device)
     return Rates(
-        product=2 * size**3 / _seconds(lambda: square.mT @ square, device),
+        device,
+        product=product_flops(size, size, device) / seconds,
         eigenvalues=decomposition / _seconds(lambda: torch.linalg.eigvalsh(symmetric), device),
         eigenvectors=decomposition / _seconds(lambda: torch.linalg.eigh(symmetric), device),
         skinny=skinny,
     )
 
 
-def _seconds(work: Callable[[], Tensor | tuple[Tensor, ...]], device: torch.device) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """The shortest of three runs after a first one."""
     times = []
     for _ in range(4):

@@ -54,8 +54,9 @@ def spectrum(rows: Product, *, center: bool) -> Tensor:
 
 
 def _product(rows: Product, *, center: bool) -> Tensor:
+    product = rows.product(center=center)
     checked_energy(rows, center=center)
-    return rows.product(center=center)
+    return product
 
 
 def _rank(values: Tensor, rows: Product) -> int:

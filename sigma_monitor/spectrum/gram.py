@@ -20,8 +20,9 @@ __all__ = [
     "blocks",
     "check_norms",
     "mean_cosine",
+    "mirror",
+    "product_flops",
     "row_norms",
-    "symmetric",
     "validated",
 ]
 
@@ -112,8 +113,7 @@ class Gram:
             InputError: On a wrong rank, an empty or non-floating tensor, a non-finite value, or
                 one whose square overflows fp64.
 
-        Cost: one pass over the rows; the product costs another and little more than `n m d` flops
-        in fp64, since half of it is symmetry.
+        Cost: one pass over the rows; the product costs another and `product_flops` in fp64.
         """
         embeddings = validated(embeddings, "embeddings")
         if embeddings.numel() == 0:
@@ -155,6 +155,8 @@ class Gram:
 
     def energy(self, *, center: bool) -> float:
         """Trace of the product: squared norms of all (scaled, centred) rows together."""
+        if center and "centred" in vars(self):
+            return float(self.centred.diagonal().sum())
         return float(self.row_energy(center=center).sum())
 
     @cached_property
@@ -320,24 +322,32 @@ def _centred_product(embeddings: Tensor, scale: Tensor | None, mean: Tensor) -> 
             chunk = chunk * scale[rows]
         chunk = chunk - mean[columns]
         add_product(product, chunk if on_features else chunk.T)
-    return symmetric(product)
+    return mirror(product)
 
 
 def add_product(lower: Tensor, rows: Tensor) -> None:
     """Add the lower triangle of `XᵀX` of the (r, d) rows to that of the (d, d) matrix.
 
-    Block by block of columns, which is little more than half the work of the whole. What stands
-    above the diagonal means nothing until `symmetric`.
+    Block by block of columns, up to half the work of the whole. What stands above the diagonal
+    means nothing until `mirror`.
     """
-    d = len(lower)
-    width = _BLOCK_WIDTH if rows.device.type == "cpu" else _ACCELERATOR_BLOCK_WIDTH
+    d, width = len(lower), _block_width(rows.device)
     for start in range(0, d, width):
         end = min(start + width, d)
         lower[start:end, :end].addmm_(rows[:, start:end].T, rows[:, :end])
 
 
-def symmetric(lower: Tensor) -> Tensor:
-    """The matrix with its lower triangle copied above the diagonal, in place."""
+def product_flops(rows: int, d: int, device: torch.device) -> float:
+    """Of `add_product`: `r d (d + w)`, w the width of a block on the device, at most d."""
+    return float(rows) * d * (d + min(d, _block_width(device)))
+
+
+def _block_width(device: torch.device) -> int:
+    return _BLOCK_WIDTH if device.type == "cpu" else _ACCELERATOR_BLOCK_WIDTH
+
+
+def mirror(lower: Tensor) -> Tensor:
+    """Copy the lower triangle above the diagonal, in place; returns the matrix."""
     d = len(lower)
     for start in range(0, d, _BLOCK_WIDTH):
         end = start + _BLOCK_WIDTH

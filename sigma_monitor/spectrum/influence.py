@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sigma_monitor.spectrum.operator import RowOperator
-from sigma_monitor.spectrum.randomized import Sounding, log_effective_rank
+from sigma_monitor.spectrum.randomized import Sounding
 from sigma_monitor.spectrum.trace import ROOT
 
 __all__ = ["log_rank_without"]
@@ -41,8 +41,8 @@ def log_rank_without(
 
     Cost: `2 n m s` flops, and a pass over the rows in fp64 when centred.
     """
-    entropy = log_effective_rank(sounding.measure).value
-    root_sum = sounding.measure.trace(ROOT).value
+    entropy = sounding.log_effective_rank().value
+    root_sum = sounding.trace(ROOT).value
     energy = operator.grams[layer].row_energy(center=center)  # (n,)
     energy = energy / energy.sum()
     taken, values = operator.shares(layer, sounding.basis)  # (n, s), (s,)

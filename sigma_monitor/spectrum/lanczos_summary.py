@@ -20,7 +20,7 @@ from sigma_monitor.spectrum.conventions import (
 from sigma_monitor.spectrum.gram import Gram, Product, RowFacts
 from sigma_monitor.spectrum.influence import log_rank_without
 from sigma_monitor.spectrum.operator import DenseOperator, Operator, RowOperator
-from sigma_monitor.spectrum.randomized import Effort, Sounding, log_effective_rank, sound
+from sigma_monitor.spectrum.randomized import Effort, Sounding, sound
 from sigma_monitor.spectrum.result import (
     RANKS,
     Randomized,
@@ -156,15 +156,15 @@ class Layers:
 
     def parts(self, layer: int, sounding: Sounding) -> dict[str, TraceEstimate]:
         """The functionals that are traces, kinds of error apart; `RANKS` as logarithms."""
-        m, epsilon, measure = self.rows[layer].m, self.epsilons[layer], sounding.measure
-        gain = measure.trace(log_ridge(epsilon / self.traces[layer]))
+        m, epsilon = self.rows[layer].m, self.epsilons[layer]
+        gain = sounding.trace(log_ridge(epsilon / self.traces[layer]))
         log_det = gain.scaled(1.0, m * math.log(epsilon))
         return {
             "log_det": log_det,
             "log_det_per_dim": log_det.scaled(1 / m),
             "coding_rate": gain.scaled(0.5),
-            "effective_rank": log_effective_rank(measure),
-            "spectral_entropy": measure.trace(ENTROPY),
+            "effective_rank": sounding.log_effective_rank(),
+            "spectral_entropy": sounding.trace(ENTROPY),
             "participation_ratio": sounding.log_renyi_rank(2),
         }
 
@@ -209,7 +209,7 @@ class Layers:
 
 
 def _hardly_moved(anchor: SpectralSummary, parts: Mapping[str, TraceEstimate]) -> bool:
-    """Whether the change is small, and better known than the level that it is added to."""
+    """Whether the change is small, and its t-interval no wider than the interval of the level."""
     assert anchor.randomized is not None
     for name in ("log_det_per_dim", "effective_rank"):
         level = anchor.randomized.parts[name]

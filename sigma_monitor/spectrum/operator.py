@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sigma_monitor.spectrum.gram import Gram
 
-__all__ = ["DenseOperator", "Operator", "RowOperator", "compute_dtype"]
+__all__ = ["DenseOperator", "Operator", "RowOperator", "add_image", "compute_dtype", "threads"]
 
 # Rows are taken so many elements at a time by each thread: 4 MiB of fp32 stay in a processor's
 # cache from the first product to the second, so that memory is read once. On an accelerator
@@ -76,15 +76,15 @@ class RowOperator:
         self._center = center
         # Half of the scale goes to either factor: the squares of fp32 rows can leave its range.
         self._roots = [trace**-0.5 for trace in traces]
-        self._threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        self._threads = threads(self.device)
 
     def apply(self, vectors: Tensor) -> Tensor:
         """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
         products = []
         for right, gram, root in zip(vectors, self.grams, self._roots, strict=True):
-            sums = right.new_zeros(self._threads, *right.shape)
+            sums, scaled = right.new_zeros(self._threads, *right.shape), right * root
             for chunk in self._chunks(gram):
-                _add_product(sums, right * root, chunk)
+                add_image(sums, scaled, chunk)
             products.append(sums.sum(0) * root)
         return torch.stack(products)
 
@@ -175,12 +175,17 @@ class DenseOperator:
         return vectors
 
 
+def threads(device: torch.device) -> int:
+    """That share the rows of a product between them."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 def compute_dtype(storage: torch.dtype) -> torch.dtype:
     """fp32 for everything that is stored in fp32 or narrower, fp64 for fp64."""
     return torch.float64 if storage == torch.float64 else torch.float32
 
 
-def _add_product(sums: Tensor, vectors: Tensor, rows: Tensor) -> None:
+def add_image(sums: Tensor, vectors: Tensor, rows: Tensor) -> None:
     """Add `(V Xᵀ) X` to the (parts, b, d) sums, each from an equal share of the rows.
 
     One thread with few vectors and its own rows is up to twice as fast as all threads together.

@@ -20,6 +20,8 @@ from sigma_monitor.spectrum.trace import (
     ENTROPY,
     ROOT,
     ROOT_ENTROPY,
+    FollowedMeasure,
+    ScalarFunction,
     SpectralMeasure,
     TraceEstimate,
     gauss_rule,
@@ -28,7 +30,7 @@ from sigma_monitor.spectrum.trace import (
     scaled_power,
 )
 
-__all__ = ["Effort", "Sounding", "log_effective_rank", "sound"]
+__all__ = ["Effort", "Sounding", "sound"]
 
 DEFLATED = 32  # leading directions taken out before the test vectors
 _SUBSPACE_ITERATIONS = 2
@@ -71,15 +73,20 @@ class Effort:
     def following(cls, before: Sounding, steps: int | None) -> Effort:
         """Of a check that measures the change since another."""
         few = min(6, before.measure.vectors)
-        fixed = steps is not None
-        return cls(few, 2, steps or 2, min(steps or 20, before.steps), fixed=fixed)
+        return cls(
+            few,
+            2,
+            min(steps or 2, before.leading_steps),
+            min(steps or 20, before.steps),
+            fixed=steps is not None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Sounding:
     """What the recursions found in the spectrum of one layer's `C / tr C`."""
 
-    measure: SpectralMeasure
+    measure: SpectralMeasure  # by the vectors and steps of this time alone
     largest: tuple[float, float]  # Ritz value, and the probabilistic upper bound of λ_max
     smallest: float  # smallest Ritz value: an upper bound of λ_min
     rounding: float  # of both Ritz values
@@ -87,6 +94,40 @@ class Sounding:
     leading_steps: int
     steps: int  # most from a test vector
     matvecs: int  # products with single vectors
+    level: SpectralMeasure | None = None  # of the earlier time that was followed
+
+    def trace(self, function: ScalarFunction) -> TraceEstimate:
+        """`tr f`, at the level of the earlier time where one was followed."""
+        if self.level is None:
+            return self.measure.trace(function)
+        return FollowedMeasure(self.level, self.measure).trace(function)
+
+    def log_effective_rank(self) -> TraceEstimate:
+        """Entropy of the singular values, `H = log S + R/S`; see `root_entropy_slope` for S and R.
+
+        H grows with R, and with S above S = R, so its extremes over the bracket of both are at
+        corners or at S = R.
+        """
+        root, entropy = self.trace(ROOT), self.trace(ROOT_ENTROPY)
+
+        def at(s: float, r: float) -> float:
+            return math.log(s) + r / s if s > 0 else 0.0
+
+        low_s, high_s = root.value - root.below, root.value + root.above
+        low_r, high_r = entropy.value - entropy.below, entropy.value + entropy.above
+        value = at(root.value, entropy.value)
+        low = min(at(s, low_r) for s in (low_s, high_s, min(max(low_r, low_s), high_s)))
+        high = max(at(s, high_r) for s in (low_s, high_s))
+        linear = self.trace(root_entropy_slope(root.value, entropy.value))
+        return TraceEstimate(
+            value,
+            max(0.0, value - low),
+            max(0.0, high - value),
+            linear.rounding,
+            value + linear.per_vector - linear.value,
+            value + linear.deep - linear.value,
+            linear.change,
+        )
 
     def log_renyi_rank(self, q: float) -> TraceEstimate:
         """`log Σ x^q / (1 − q)`, by order: the entropy at q = 1, `−log λ_max` at q = ∞.
@@ -94,15 +135,19 @@ class Sounding:
         Ranks fall with their order. Where the rules do not bracket, that does: at q = 0, where
         nothing can tell a small eigenvalue from none and the value counts the nodes above rounding,
         and above twice the number of steps, where both rules lie on one side.
+
+        At other orders than one and two nothing is followed: the level may have had a larger λ_max,
+        and its high powers would swamp today's.
         """
         if abs(q - 1) < _NEAR_ONE:
-            return self.measure.trace(ENTROPY)
+            return self.trace(ENTROPY)
         if math.isinf(q):
             return self.log_stable_rank()
         if q == 0:
             return self._log_rank()
         top = self.largest[0]  # powers of x / top do not underflow all together
-        total = self.measure.trace(scaled_power(q, top))
+        power = scaled_power(q, top)
+        total = self.trace(power) if q == 2 else self.measure.trace(power)
         log_total = total.mapped(_log, 1 / total.value)
         rank = log_total.scaled(1 / (1 - q), q * math.log(top) / (1 - q))
         if q <= 2 * min(self.leading_steps, self.steps):
@@ -158,7 +203,7 @@ def sound(
 
     Cost: products with `3 s + k' s + (N + 4) k + 8 (k'' − k)` vectors: s = 32 leading directions,
     k' = 4 steps or more from them, k = 20 from the N test vectors and k'' up to 64 from 8 of these.
-    After an earlier time `k' s + 8 k`, k' = 2 and k = 20 or more, as many as then at most.
+    After an earlier time `k' s + 8 k + 6 (k'' − k)`, k' = 2 or more, steps as many as then at most.
     """
     runs = _Recursions(operator, effort, seed, before)
     if not effort.fixed:
@@ -181,7 +226,7 @@ class _Recursions:
         self.test_vectors = 0 if d <= DEFLATED + effort.test_vectors else effort.test_vectors
         self.few = min(self.test_vectors, _DEEP)
         self.matvecs = 0
-        self.before = None if before is None else before.measure
+        self.level = None if before is None or not self.test_vectors else before.measure
         most = min(d, _MOST_STEPS)
         self.most = (most, most) if before is None else (before.leading_steps, before.steps)
         if not self.test_vectors:
@@ -204,8 +249,8 @@ class _Recursions:
     def narrow_brackets(self, ridges: Sequence[float]) -> None:
         """Take steps until the brackets are narrow; every look waits for the device."""
         allowed = np.ones(2)
-        if self.before is not None:
-            then = np.array(_widths(self.before, ridges[0]))
+        if self.level is not None:
+            then = np.array(_widths(self.level, ridges[0]))
             allowed = np.maximum(_WIDER, _WIDER_THAN_THEN * then)
         while True:
             pairs = zip(self._measures(self.deep, self.few, self.few), ridges, strict=True)
@@ -249,6 +294,7 @@ class _Recursions:
                     self.leading.steps,
                     self.deep.steps,
                     matvecs,
+                    self.level,
                 )
             )
         return soundings
@@ -258,7 +304,7 @@ class _Recursions:
         runs = ((self.leading, None), (rest, vectors), (self.deep, deep_vectors))
         coefficients = [[part[:, :count] for part in run.coefficients()] for run, count in runs]
         layers, s, d = self.leading.shape
-        measures = [
+        return [
             SpectralMeasure.from_coefficients(
                 *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
                 rest_dimension=d - s,
@@ -266,37 +312,6 @@ class _Recursions:
             )
             for layer in range(layers)
         ]
-        if self.before is None:
-            return measures
-        return [self.before.followed_by(measure) for measure in measures]
-
-
-def log_effective_rank(measure: SpectralMeasure) -> TraceEstimate:
-    """Entropy of the singular values, `H = log S + R/S`; see `root_entropy_slope` for S and R.
-
-    H grows with R, and with S above S = R, so its extremes over the bracket of both are at corners
-    or at S = R.
-    """
-    root, entropy = measure.trace(ROOT), measure.trace(ROOT_ENTROPY)
-
-    def at(s: float, r: float) -> float:
-        return math.log(s) + r / s if s > 0 else 0.0
-
-    low_s, high_s = root.value - root.below, root.value + root.above
-    low_r, high_r = entropy.value - entropy.below, entropy.value + entropy.above
-    value = at(root.value, entropy.value)
-    low = min(at(s, low_r) for s in (low_s, high_s, min(max(low_r, low_s), high_s)))
-    high = max(at(s, high_r) for s in (low_s, high_s))
-    linear = measure.trace(root_entropy_slope(root.value, entropy.value))
-    return TraceEstimate(
-        value,
-        max(0.0, value - low),
-        max(0.0, high - value),
-        linear.rounding,
-        value + linear.per_vector - linear.value,
-        value + linear.deep - linear.value,
-        linear.change,
-    )
 
 
 def _log(x: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.spectrum.conventions import Conventions, checked_energy
-from sigma_monitor.spectrum.cost import EXACT_UP_TO, Choice, cheaper, rates
+from sigma_monitor.spectrum.cost import EXACT_UP_TO, Choice, rates, weighed
 from sigma_monitor.spectrum.exact_summary import exact_summary
 from sigma_monitor.spectrum.gram import Gram, mean_cosine, validated
 from sigma_monitor.spectrum.lanczos_summary import LanczosSettings, Layers
@@ -68,7 +68,7 @@ def sharded_summary(
     Raises:
         InputError: On every rank, when the rows of any are refused, or when m or type differ.
 
-    Cost: exact, `2 n_r m²` flops in fp64 a rank and one all-reduce of `8 m²` bytes. Randomised,
+    Cost: exact, about `n_r m²` flops in fp64 a rank and one all-reduce of `8 m²` bytes. Randomised,
     `4 n_r m` flops a vector and step, and one all-reduce of `4 m` bytes a vector and step.
     """
     conventions = Conventions(center, ridge, relative_ridge, confidence, sampling=False)
@@ -78,7 +78,8 @@ def sharded_summary(
     local = ranks.together(lambda: validated(rows, "rows"))
     with full_precision(local.device):
         ranks.same(local.shape[1], "features")
-        choice = ranks.first(lambda: _choose(settings, local))
+        n = int(ranks.sum(torch.tensor(len(local), device=local.device))) // ranks.number
+        choice = ranks.first(lambda: _choose(settings, local, n))
         if choice.method == "exact":
             stream = GramStream(local.shape[1], normalize=normalize, device=local.device)
             ranks.together(lambda: stream.update(local))
@@ -92,8 +93,9 @@ def sharded_summary(
         return replace(summary, bytes_communicated=ranks.bytes)
 
 
-def _choose(settings: Settings, rows: Tensor) -> Choice:
-    n, m = rows.shape
+def _choose(settings: Settings, rows: Tensor, n: int) -> Choice:
+    """For ranks of n rows on average."""
+    m = rows.shape[1]
     if settings.method == "exact" or (settings.method == "auto" and m <= EXACT_UP_TO):
         return Choice("exact", "asked for" if settings.method == "exact" else f"m = {m} is small")
     if settings.method == "lanczos":
@@ -103,7 +105,7 @@ def _choose(settings: Settings, rows: Tensor) -> Choice:
     known, lanczos = rates(rows.device), settings.lanczos
     exact = known.exact_seconds(n, m, d=m, sampling=False)
     seconds = known.lanczos_seconds(n, m, rows.dtype, lanczos.test_vectors, lanczos.steps)
-    return cheaper(m, exact, seconds)
+    return weighed(m, exact, seconds)
 
 
 class _Ranks:
@@ -111,7 +113,8 @@ class _Ranks:
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
-        self.several = group_size(group) > 1
+        self.number = group_size(group)
+        self.several = self.number > 1
         self.bytes = 0
 
     def sum(self, values: Tensor) -> Tensor:

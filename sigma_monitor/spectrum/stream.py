@@ -14,8 +14,8 @@ from sigma_monitor.spectrum.gram import (
     add_product,
     blocks,
     mean_cosine,
+    mirror,
     row_norms,
-    symmetric,
     validated,
 )
 
@@ -79,7 +79,7 @@ class GramStream:
         self._normalize = bool(normalize)
         self._n = 0
         self._nonzero_rows = 0
-        self._energy = 0.0  # Σ‖x‖² of the raw rows, which must not overflow
+        self._raw_squares = 0.0  # Σ‖x‖² of the raw rows, which must not overflow
         self._least_precise = 0  # index into _BY_PRECISION
         self._pooled = False
         self._bytes_communicated = 0
@@ -130,8 +130,8 @@ class GramStream:
             InputError: On a wrong shape or dtype, a non-finite value, one whose square overflows
                 fp64, or after `all_reduce`. The stream is then what it was before the call.
 
-        Cost: `2 r m²` flops in fp64 and two passes over the rows. Every call reads and writes the
-        product, which at m = 768 costs as much as 12 rows: prefer chunks of 64 rows or more.
+        Cost: about `r m²` flops in fp64 (`gram.product_flops`) and two passes over the rows. Every
+        call reads and writes the product: prefer chunks of 64 rows or more.
         """
         if self._pooled:
             raise InputError(
@@ -147,7 +147,7 @@ class GramStream:
         if len(chunk) == 0:
             return
         norms = row_norms(chunk, "chunk")
-        self._energy = _finite(self._energy + float(norms.square().sum()))
+        self._raw_squares = _finite(self._raw_squares + float(norms.square().sum()))
         self._least_precise = max(self._least_precise, _BY_PRECISION.index(chunk.dtype))
         norms = norms.to(self.device)
         for rows in blocks(*chunk.shape):
@@ -192,9 +192,9 @@ class GramStream:
         """
         self._check_not_empty()
         if center:
-            return symmetric(self._centred.clone())
+            return mirror(self._centred.clone())
         mean = self._origin + self._offset
-        return symmetric(torch.addr(self._centred, mean, mean, alpha=self._n))
+        return mirror(torch.addr(self._centred, mean, mean, alpha=self._n))
 
     def energy(self, *, center: bool) -> float:
         """Trace of the product.
@@ -245,7 +245,7 @@ class GramStream:
         m = self.m
         # Types as one-hot counts, so that the least precise one comes out of the same sum.
         seen = [float(k == self._least_precise) for k in range(len(_BY_PRECISION))]
-        numbers = [m, m * m, self._normalize, self._n, self._nonzero_rows, self._energy, *seen]
+        numbers = [m, m * m, self._normalize, self._n, self._nonzero_rows, self._raw_squares, *seen]
         header = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         self._sum_over_ranks(header, group)
         widths, squares, normalized, n, nonzero_rows, energy, *seen = header.tolist()
@@ -258,7 +258,7 @@ class GramStream:
             raise InputError(
                 f"{int(normalized)} of {ranks} ranks have normalize=True: pass the same on all."
             )
-        self._energy = _finite(energy)
+        self._raw_squares = _finite(energy)
         self._n, self._nonzero_rows = int(n), int(nonzero_rows)
         self._least_precise = max(k for k, count in enumerate(seen) if count)
 

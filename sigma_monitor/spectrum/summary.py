@@ -64,7 +64,8 @@ def spectral_summary(
             scale. 1e-3 when neither is given.
         method: `"exact"`: an eigendecomposition in fp64. `"lanczos"`: certified quadrature and
             random test vectors on products in fp32 (fp64 for fp64 rows), nothing of size d².
-            `"auto"`: the cheaper one on this device; `reason` in the result says why.
+            `"auto"`: exact, unless it would take over a tenth longer on this device; `reason` in
+            the result says why.
         confidence: Of the intervals, strictly between 0 and 1.
         test_vectors: Random vectors of `"lanczos"`, 2 at least.
         lanczos_steps: Steps from each, 2 at least; None takes steps until the quadrature brackets
@@ -77,8 +78,9 @@ def spectral_summary(
         sampling: Whether to estimate the error of the finite probe set. Without it the exact way
             is several times cheaper, and its estimates are of kind `"exact"`.
         previous: A randomised summary of the same probe set, taken shortly before: its leading
-            directions are reused, and the change since is measured with a few of its test vectors.
-            When the spectrum has moved by more than a tenth, all are measured anew.
+            directions are reused, and the change since is measured with a few of its test vectors
+            and brackets up to three times as wide. When the log effective rank or log det per
+            dimension has moved by more than 0.1 nats, all is measured anew.
 
     Returns:
         A `SpectralSummary`.
@@ -90,7 +92,7 @@ def spectral_summary(
             (0, 1); too few test vectors or steps; groups of wrong shape or order; a `previous` of
             other conventions.
 
-    Cost: exact, `2 n m d + 9 d³ + 2 n m r` flops in fp64 (`2 n m d + 4/3 d³` without sampling), d =
+    Cost: exact, `n m d + 9 d³ + 2 n m r` flops in fp64 (`n m d + 4/3 d³` without sampling), d =
     min(n, m), r the rank; memory as `Gram`. Lanczos, `4 n m (3 s + k' s + N k)` flops in fp32, s =
     32, N test vectors, k about 20; memory for `(s + N) k` vectors of length d.
 

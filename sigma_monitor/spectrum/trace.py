@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
+from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error, paired_difference
 
 __all__ = [
     "ENTROPY",
     "ROOT",
     "ROOT_ENTROPY",
+    "FollowedMeasure",
     "Rule",
     "ScalarFunction",
     "SpectralMeasure",
@@ -207,7 +208,7 @@ class TraceEstimate:
             paired = self.per_vector - other.value
         else:
             paired = self.value - other.per_vector
-        change = _difference(self.change, other.change)
+        change = paired_difference(self.change, other.change)
         value = self.value - other.value
         if len(paired):
             value = float(paired.mean()) + (float(change.mean()) if len(change) else 0.0)
@@ -307,11 +308,6 @@ class SpectralMeasure:
             unit_roundoff=self.unit_roundoff,
         )
 
-    def followed_by(self, later: SpectralMeasure) -> FollowedMeasure:
-        """`later` at this level: of the same leading directions and some of the test vectors."""
-        then = self.cut(later.leading[0].shape[-1], later.vectors, later.deep[0].shape[-1])
-        return FollowedMeasure(**vars(later), level=self, then=then)
-
     @property
     def dimension(self) -> int:
         """D."""
@@ -324,9 +320,10 @@ class SpectralMeasure:
 
     def trace(self, function: ScalarFunction) -> TraceEstimate:
         """`tr f(A)`; its rounding term is the first-order effect of inexact products."""
-        return self._trace(function, self._slopes(function))
+        return self.corrected_trace(function, self.slopes(function))
 
-    def _trace(self, function: ScalarFunction, slopes: Array) -> TraceEstimate:
+    def corrected_trace(self, function: ScalarFunction, slopes: Array) -> TraceEstimate:
+        """`trace` with these (vectors,) slopes of the control variate."""
         gauss = float(self.leading_gauss.apply(function.value).sum())
         radau = float(self.leading_radau.apply(function.value).sum())
         rounding = float(self._rounding(self.leading_gauss, function).sum())
@@ -364,7 +361,7 @@ class SpectralMeasure:
         change: Array = (rule.weights * function.slope(np.maximum(nodes, error)) * error).sum(-1)
         return change
 
-    def _slopes(self, function: ScalarFunction) -> Array:
+    def slopes(self, function: ScalarFunction) -> Array:
         """(vectors,) slopes of f on x, by which a vector's share of the trace corrects its value.
 
         Each is that of the spectral density as all *other* vectors see it: independent of the
@@ -434,16 +431,21 @@ class SpectralMeasure:
         return nodes[order], counts[order]
 
 
-@dataclass(frozen=True, eq=False)
-class FollowedMeasure(SpectralMeasure):
-    """Of few steps from few test vectors, at the level of an earlier time.
+class FollowedMeasure:
+    """Today's spectrum by few steps from few test vectors, at the level of an earlier time.
 
     A trace is that of the earlier time, by all vectors and steps, and the change since, by the few
     and as many steps then as now.
+
+    Args:
+        level: Of the earlier time.
+        now: Of today: the same leading directions, and the first of the same test vectors.
     """
 
-    level: SpectralMeasure  # of the earlier time
-    then: SpectralMeasure  # the same, cut to the steps and vectors of this one
+    def __init__(self, level: SpectralMeasure, now: SpectralMeasure) -> None:
+        steps = now.leading[0].shape[-1], now.deep[0].shape[-1]
+        self._level, self._now = level, now
+        self._then = level.cut(steps[0], now.vectors, steps[1])
 
     def trace(self, function: ScalarFunction) -> TraceEstimate:
         """`tr f(A)`; what more steps would change is taken from the earlier time.
@@ -451,17 +453,17 @@ class FollowedMeasure(SpectralMeasure):
         Given the vectors the truth lies in the bracket of today's few steps, which is moved to
         where it stands beside that level.
         """
-        slopes = self.level._slopes(function)  # the same at both times, so that vectors pair
-        few = slopes[: self.vectors]
-        level = self.level._trace(function, slopes)
-        then, now = self.then._trace(function, few), self._trace(function, few)
+        slopes = self._level.slopes(function)  # the same at both times, so that vectors pair
+        few = slopes[: self._now.vectors]
+        level = self._level.corrected_trace(function, slopes)
+        then, now = (each.corrected_trace(function, few) for each in (self._then, self._now))
         change = now.per_vector - then.per_vector
-        deeper = float((level.deep[: self.vectors] - then.per_vector).mean())
+        deeper = float((level.deep[: len(change)] - then.per_vector).mean())
         return TraceEstimate(
             level.value + float(change.mean()),
             max(0.0, now.below + deeper),
             max(0.0, now.above - deeper),
-            now.rounding,
+            max(level.rounding, now.rounding),
             level.per_vector,
             level.deep,
             change,
@@ -471,16 +473,6 @@ class FollowedMeasure(SpectralMeasure):
 def _cut(coefficients: Coefficients, vectors: int, steps: int) -> Coefficients:
     alpha, beta = coefficients
     return alpha[:vectors, :steps], beta[:vectors, :steps]
-
-
-def _difference(one: Array, two: Array) -> Array:
-    """Vector by vector, as far as both go; of one of them where the other is empty."""
-    if not len(two):
-        return one
-    if not len(one):
-        return -two
-    common = min(len(one), len(two))
-    return one[:common] - two[:common]
 
 
 def _deepened(values: Array, change: Array) -> Array:

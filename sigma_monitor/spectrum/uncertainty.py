@@ -111,8 +111,21 @@ def jackknife_standard_error(leave_one_out_values: NDArray[np.float64]) -> float
 
 
 def mean_standard_error(values: NDArray[np.float64]) -> float:
-    """Standard error of the mean of independent values: of test vectors, not of examples."""
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    """Standard error of the mean of independent values: of test vectors, not of examples.
+
+    0 of none.
+    """
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) else 0.0
+
+
+def paired_difference(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vector by vector, as far as both go; where one is empty it counts as zeros."""
+    if not len(two):
+        return one
+    if not len(one):
+        return -two
+    common = min(len(one), len(two))
+    return one[:common] - two[:common]
 
 
 def paired_standard_error(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:

@@ -17,7 +17,6 @@ from sigma_monitor.spectrum.trace import (
     ENTROPY,
     ROOT,
     ROOT_ENTROPY,
-    SpectralMeasure,
     log_ridge,
 )
 from tests.spectrum.matrices import (
@@ -366,22 +365,22 @@ def test_a_followed_bracket_holds_the_truth_for_its_vectors(spectrum, function):
     (after,) = sound(now, Effort.following(before, None), before=before, **options)
     assert after.steps <= before.steps
     assert after.matvecs < before.matvecs
-    found = after.measure.trace(function)
+    found = after.trace(function)
 
     all_steps = Effort(6, 2, 160, 160, fixed=True)
     (whole,) = sound(now, all_steps, before=before, **options)
-    slopes = before.measure._slopes(function)
-    truth = SpectralMeasure._trace(whole.measure, function, slopes)
+    slopes = before.measure.slopes(function)
+    truth = whole.measure.corrected_trace(function, slopes)
     assert truth.below + truth.above < 1e-9 * abs(truth.value)
     rounding = 1e-9 * abs(truth.value)
     assert -found.below - rounding <= truth.value - found.value <= found.above + rounding
 
     # With the same vectors at both levels, the bracket is that of today's few steps.
-    few = SpectralMeasure._trace(after.measure, function, slopes)
+    few = after.measure.corrected_trace(function, slopes)
     assert found.value - found.below == pytest.approx(few.value - few.below, rel=1e-9)
     assert found.value + found.above == pytest.approx(few.value + few.above, rel=1e-9)
     assert few.below + few.above > 0
-    assert found.rounding == few.rounding > 0
+    assert found.rounding >= few.rounding > 0
 
 
 def test_a_followed_trace_is_the_level_and_the_change_since():
@@ -398,6 +397,21 @@ def test_a_followed_trace_is_the_level_and_the_change_since():
         assert (high - low) / 2 == pytest.approx(
             found.statistical_half(0.95) + found.rounding + (found.below + found.above) / 2
         )
+
+
+@pytest.mark.parametrize("spike", [4.0, 1.1])
+def test_renyi_ranks_of_a_followed_spectrum_whose_largest_eigenvalue_fell(spike):
+    values = torch.linspace(1, 0.3, 160).double()
+    falling = values.clone()
+    falling[0] = spike
+    before, now = (rows_with(each.sqrt(), 400, 160) for each in (falling, values))
+    options = {"ridge": 1e-3, "confidence": 0.99}
+    after = lanczos(now, previous=lanczos(before, **options), **options)
+    assert after.randomized.anchor is not None
+    truth = exact(now, sampling=False)
+    for q in (0, 0.5, 1, 1.5, 2, 3, 8, 50, 1000, math.inf):
+        found = after.renyi_rank(q)
+        assert found.low <= truth.renyi_rank(q).value <= found.high, q
 
 
 @pytest.mark.parametrize("jump", ["collapse", "spike"])

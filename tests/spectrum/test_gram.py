@@ -72,6 +72,16 @@ def test_the_width_of_the_blocks_does_not_matter(monkeypatch, n, m, width):
     assert torch.equal(found, found.T)
 
 
+@pytest.mark.parametrize("width", [1, 2, 5, 7, 8])
+def test_mirroring_reads_nothing_above_the_diagonal(monkeypatch, width):
+    """Whatever the width that the lower triangle was made with."""
+    monkeypatch.setattr(gram_module, "_BLOCK_WIDTH", width)
+    whole = gaussian(7, 7)
+    whole = whole + whole.T
+    above = torch.ones(7, 7).triu(1).bool()
+    assert torch.equal(gram_module.mirror(whole.masked_fill(above, torch.nan)), whole)
+
+
 @pytest.mark.parametrize(("n", "m"), [(4, 9), (6, 6), (11, 3)])
 @pytest.mark.parametrize("elements", [1, 7, 20])
 def test_the_size_of_the_chunks_does_not_matter(monkeypatch, n, m, elements):

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sigma_monitor.errors import InputError, ZeroTraceError
-from sigma_monitor.spectrum import Gram, spectral_summaries, spectral_summary, summarize
+from sigma_monitor.spectrum import Gram, cost, spectral_summaries, spectral_summary, summarize
 from sigma_monitor.spectrum.operator import RowOperator
 from sigma_monitor.spectrum.summary import FUNCTIONALS
 from tests.spectrum import naive
@@ -693,15 +693,29 @@ def test_auto_is_exact_for_small_dimensions_and_says_so():
 
 @pytest.mark.parametrize(("eigenvalues", "method"), [(1e-3, "lanczos"), (1e30, "exact")])
 def test_auto_takes_the_cheaper_way_and_says_why(monkeypatch, eigenvalues, method):
-    from sigma_monitor.spectrum import cost
-
-    rates = cost.Rates(1e30, eigenvalues, eigenvalues, {torch.float32: 1e12, torch.float64: 1e12})
+    rates = cost.Rates(
+        torch.device("cpu"),
+        1e30,
+        eigenvalues,
+        eigenvalues,
+        {torch.float32: 1e12, torch.float64: 1e12},
+    )
     monkeypatch.setattr(cost, "EXACT_UP_TO", 10)
     monkeypatch.setattr(cost, "rates", lambda device: rates)
     summary = spectral_summary(power_law(60, 20))
     assert summary.method == method
     assert "d = 20" in summary.reason
     assert "exact would take" in summary.reason
+
+
+@pytest.mark.parametrize(
+    ("exact_seconds", "lanczos_seconds", "method"),
+    [(1.0, 1.1, "exact"), (1.0, 0.95, "exact"), (1.0, 0.90, "lanczos")],
+)
+def test_exactness_is_worth_a_tenth(exact_seconds, lanczos_seconds, method):
+    choice = cost.weighed(20, exact_seconds, lanczos_seconds)
+    assert choice.method == method
+    assert ("hardly less" in choice.reason) is (lanczos_seconds == 0.95)
 
 
 def test_methods_asked_for_say_so():

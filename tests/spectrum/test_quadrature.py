@@ -11,7 +11,7 @@ from scipy.special import xlogy
 from sigma_monitor.spectrum.gram import Gram
 from sigma_monitor.spectrum.lanczos import Lanczos, leading_subspace, orthonormal
 from sigma_monitor.spectrum.operator import DenseOperator, RowOperator
-from sigma_monitor.spectrum.randomized import log_effective_rank
+from sigma_monitor.spectrum.randomized import Sounding
 from sigma_monitor.spectrum.trace import (
     ENTROPY,
     ROOT,
@@ -663,7 +663,7 @@ def test_the_bracket_of_the_effective_rank_holds_all_of_the_box(seed):
     r = np.sort(rng.uniform(0, 8, 3))
     if seed % 4 == 0:
         r = r.mean() + (r - r.mean()) / 50  # a narrow one that S = R crosses
-    rank = log_effective_rank(Known(between(*s), between(*r)))
+    rank = Sounding.log_effective_rank(Known(between(*s), between(*r)))
     sums, entropies = np.meshgrid(np.linspace(s[0], s[2], 401), np.linspace(r[0], r[2], 401))
     values = np.log(sums) + entropies / sums
     # The grid misses a minimum by the square of its step; it never lies outside.

@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from sigma_monitor.errors import InputError, ZeroTraceError
+from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum import spectral_summary
 from sigma_monitor.spectrum.result import FUNCTIONALS
 from sigma_monitor.spectrum.sharded import sharded_summary
@@ -80,6 +81,7 @@ def results(rank, ranks):
 
 def work(rank, ranks, folder):
     torch.set_num_threads(1)
+    gram_module._BLOCK_WIDTH = 2  # several blocks: what is above the diagonal is not summed
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks
     )

@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from sigma_monitor.errors import InputError
+from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum.exact import decompose
 from sigma_monitor.spectrum.stream import GramStream
 from tests.spectrum.matrices import EPS, gaussian
@@ -87,6 +88,7 @@ def report(rank):
 
 def work(rank, world, folder):
     torch.set_num_threads(1)
+    gram_module._BLOCK_WIDTH = 2  # several blocks: what is above the diagonal is not summed
     store = f"file://{folder / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.save(report(rank), folder / f"rank{rank}.pt")
