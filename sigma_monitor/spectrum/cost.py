@@ -12,7 +12,7 @@ import torch
 
 from sigma_monitor.spectrum.gram import Gram, Product, add_product, product_flops
 from sigma_monitor.spectrum.operator import add_image, compute_dtype, threads
-from sigma_monitor.spectrum.randomized import DEFLATED
+from sigma_monitor.spectrum.randomized import DEFLATED, STEPS
 
 __all__ = ["EXACT_UP_TO", "Choice", "Rates", "choose", "rates", "weighed"]
 
@@ -23,7 +23,6 @@ EXACT_UP_TO = 1024
 _WORTH = 1.1  # times as much that a result without randomness may cost
 
 _PRODUCTS_PER_DIRECTION = 7  # two of subspace iteration, one of rotation, four Lanczos steps
-_STEPS = 20
 _DEEP_VECTORS = 16 * 20  # of eight, 20 steps more; so few run at half the rate
 _LOOK_SECONDS = 0.03  # quadrature on the host, all looks together
 _JACKKNIFE_NODES = 150  # of the integral for the effective rank
@@ -66,7 +65,7 @@ class Rates:
         self, n: int, m: int, dtype: torch.dtype, test_vectors: int, steps: int | None
     ) -> float:
         """Products with the rows, twice each."""
-        vectors = _PRODUCTS_PER_DIRECTION * DEFLATED + (test_vectors + 4) * (steps or _STEPS)
+        vectors = _PRODUCTS_PER_DIRECTION * DEFLATED + (test_vectors + 4) * (steps or STEPS)
         vectors += 0 if steps else _DEEP_VECTORS
         return 4.0 * n * m * vectors / self.skinny[compute_dtype(dtype)] + _LOOK_SECONDS
 

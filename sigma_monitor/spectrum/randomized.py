@@ -33,6 +33,7 @@ from sigma_monitor.spectrum.trace import (
 __all__ = ["Effort", "Sounding", "sound"]
 
 DEFLATED = 32  # leading directions taken out before the test vectors
+STEPS = 20  # from the test vectors, before a look at the brackets
 _SUBSPACE_ITERATIONS = 2
 
 # Steps end when the quadrature brackets are so narrow, half of it for each of the two parts. With
@@ -67,7 +68,7 @@ class Effort:
     @classmethod
     def first(cls, test_vectors: int, steps: int | None) -> Effort:
         """Of a check that stands for itself."""
-        return cls(test_vectors, 4, steps or 4, steps or 20, fixed=steps is not None)
+        return cls(test_vectors, 4, steps or 4, steps or STEPS, fixed=steps is not None)
 
     @classmethod
     def following(cls, before: Sounding, steps: int | None) -> Effort:
@@ -77,7 +78,7 @@ class Effort:
             few,
             2,
             min(steps or 2, before.leading_steps),
-            min(steps or 20, before.steps),
+            min(steps or STEPS, before.steps),
             fixed=steps is not None,
         )
 
