@@ -33,6 +33,7 @@ __all__ = [
     "jackknife_standard_error",
     "leave_one_out",
     "mean_standard_error",
+    "paired_difference",
     "paired_standard_error",
 ]
 
