@@ -240,13 +240,13 @@ def _sounding(
 
 
 def _parts(sounding: Sounding) -> dict[str, engine.TraceEstimate]:
-    measure = sounding.measure
-    ridge = RELATIVE_RIDGE / measure.dimension
+    sounding = replace(sounding, level=None)
+    ridge = RELATIVE_RIDGE / sounding.measure.dimension
     return {
-        "log_det": measure.trace(engine.log_ridge(ridge)),
-        "effective_rank": replace(sounding, level=None).log_effective_rank(),
-        "spectral_entropy": measure.trace(engine.ENTROPY),
-        "participation_ratio": replace(sounding, level=None).log_renyi_rank(2),
+        "log_det": sounding.trace(engine.log_ridge(ridge)),
+        "effective_rank": sounding.log_effective_rank(),
+        "spectral_entropy": sounding.trace(engine.ENTROPY),
+        "participation_ratio": sounding.log_renyi_rank(2),
     }
 
 

@@ -32,15 +32,15 @@ class Operator(Protocol):
         ...
 
     def agreed(self, decisions: list[bool]) -> list[bool]:
-        """The decisions that all who hold a part of the operator follow."""
-        ...
+        """The decisions that all who hold a part of the operator follow; these, if nobody else."""
+        return decisions
 
     def shared(self, vectors: Tensor) -> Tensor:
-        """The vectors that all who hold a part of it go on with."""
-        ...
+        """The vectors that all who hold a part of it go on with; these, if nobody else."""
+        return vectors
 
 
-class RowOperator:
+class RowOperator(Operator):
     """`V -> (V Xᵀ) X / Σ‖x_i‖²` on the smaller side of the rows X of each layer.
 
     The rows stay as they are: a chunk at a time is widened to the compute type, scaled to unit
@@ -87,14 +87,6 @@ class RowOperator:
                 add_image(sums, scaled, chunk)
             products.append(sums.sum(0) * root)
         return torch.stack(products)
-
-    def agreed(self, decisions: list[bool]) -> list[bool]:
-        """These: nobody else holds a part."""
-        return decisions
-
-    def shared(self, vectors: Tensor) -> Tensor:
-        """These: nobody else holds a part."""
-        return vectors
 
     def shares(self, layer: int, basis: Tensor | None) -> tuple[Tensor, Tensor]:
         """What each row contributes to the energy along eigendirections within a span.
@@ -145,7 +137,7 @@ class RowOperator:
                 yield _prepared(rows[:, block], scale, part, self).mT
 
 
-class DenseOperator:
+class DenseOperator(Operator):
     """`V -> V G / tr G` for products that are at hand.
 
     Args:
@@ -165,14 +157,6 @@ class DenseOperator:
     def apply(self, vectors: Tensor) -> Tensor:
         """(layers, b, d) vectors, as rows, to (layers, b, d) products."""
         return torch.bmm(vectors, self._products) / self._traces
-
-    def agreed(self, decisions: list[bool]) -> list[bool]:
-        """These: nobody else holds a part."""
-        return decisions
-
-    def shared(self, vectors: Tensor) -> Tensor:
-        """These: nobody else holds a part."""
-        return vectors
 
 
 def threads(device: torch.device) -> int:

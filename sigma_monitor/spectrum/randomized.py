@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -99,9 +100,11 @@ class Sounding:
 
     def trace(self, function: ScalarFunction) -> TraceEstimate:
         """`tr f`, at the level of the earlier time where one was followed."""
-        if self.level is None:
-            return self.measure.trace(function)
-        return FollowedMeasure(self.level, self.measure).trace(function)
+        return self._followed.trace(function)
+
+    @cached_property
+    def _followed(self) -> SpectralMeasure | FollowedMeasure:
+        return self.measure if self.level is None else FollowedMeasure(self.level, self.measure)
 
     def log_effective_rank(self) -> TraceEstimate:
         """Entropy of the singular values, `H = log S + R/S`; see `root_entropy_slope` for S and R.
@@ -303,15 +306,20 @@ class _Recursions:
     def _measures(self, rest: Lanczos, vectors: int, deep_vectors: int) -> list[SpectralMeasure]:
         """By layer, of the first so many vectors of `rest` and of the deep recursions."""
         runs = ((self.leading, None), (rest, vectors), (self.deep, deep_vectors))
-        coefficients = [[part[:, :count] for part in run.coefficients()] for run, count in runs]
-        layers, s, d = self.leading.shape
+        by_layer = (
+            zip(*(part[:, :count] for part in run.coefficients()), strict=True)
+            for run, count in runs
+        )
+        _, s, d = self.leading.shape
         return [
-            SpectralMeasure.from_coefficients(
-                *((alpha[layer], beta[layer]) for alpha, beta in coefficients),
+            SpectralMeasure(
+                leading,
+                test,
+                deep,
                 rest_dimension=d - s,
                 unit_roundoff=torch.finfo(self.operator.dtype).eps / 2,
             )
-            for layer in range(layers)
+            for leading, test, deep in zip(*by_layer, strict=True)
         ]
 
 

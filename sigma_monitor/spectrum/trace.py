@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -254,59 +255,47 @@ class SpectralMeasure:
     vector, so the last steps are taken from the first few only.
     """
 
-    leading: Coefficients  # (s, k) each
+    leading: Coefficients  # (s, k) each, of the leading directions
+    rest: Coefficients  # (vectors, k) each; no vectors when the leading directions are a basis
     deep: Coefficients  # (deep, k' >= k) each, of the first test vectors, or of all
-    leading_gauss: Rule  # (s, k)
-    leading_radau: Rule
-    rest_gauss: Rule  # (vectors, k); no vectors when the leading directions are a basis
-    rest_share: Array  # (vectors,) vᵀAv
-    deep_gauss: Rule  # (deep, k')
-    deep_radau: Rule
     rest_dimension: int  # d − s
     unit_roundoff: float  # of the arithmetic of the products
 
-    @classmethod
-    def from_coefficients(
-        cls,
-        leading: Coefficients,
-        rest: Coefficients,
-        deep: Coefficients,
-        *,
-        rest_dimension: int,
-        unit_roundoff: float,
-    ) -> SpectralMeasure:
-        """From α and β: of the leading directions, of the test vectors, and of those gone on with.
+    @cached_property
+    def leading_gauss(self) -> Rule:
+        """(s, k)."""
+        return gauss_rule(*self.leading)
 
-        Args:
-            leading: (s, k) each.
-            rest: (vectors, k) each.
-            deep: (deep, k') each, of the first of the test vectors.
-            rest_dimension: d − s.
-            unit_roundoff: Of the arithmetic of the products.
-        """
-        return cls(
-            leading,
-            deep,
-            gauss_rule(*leading),
-            radau_rule(*leading),
-            gauss_rule(*rest),
-            rest[0][:, 0],
-            gauss_rule(*deep),
-            radau_rule(*deep),
-            rest_dimension,
-            unit_roundoff,
-        )
+    @cached_property
+    def leading_radau(self) -> Rule:
+        """(s, k + 1)."""
+        return radau_rule(*self.leading)
+
+    @cached_property
+    def rest_gauss(self) -> Rule:
+        """(vectors, k)."""
+        return gauss_rule(*self.rest)
+
+    @cached_property
+    def deep_gauss(self) -> Rule:
+        """(deep, k')."""
+        return gauss_rule(*self.deep)
+
+    @cached_property
+    def deep_radau(self) -> Rule:
+        """(deep, k' + 1)."""
+        return radau_rule(*self.deep)
+
+    @property
+    def rest_share(self) -> Array:
+        """(vectors,) vᵀAv."""
+        return self.rest[0][:, 0]
 
     def cut(self, leading_steps: int, vectors: int, steps: int) -> SpectralMeasure:
         """What fewer steps from fewer test vectors would have told."""
         deep = _cut(self.deep, vectors, steps)
-        return SpectralMeasure.from_coefficients(
-            _cut(self.leading, len(self.leading[0]), leading_steps),
-            deep,
-            deep,
-            rest_dimension=self.rest_dimension,
-            unit_roundoff=self.unit_roundoff,
-        )
+        leading = _cut(self.leading, len(self.leading[0]), leading_steps)
+        return replace(self, leading=leading, rest=deep, deep=deep)
 
     @property
     def dimension(self) -> int:
@@ -329,10 +318,11 @@ class SpectralMeasure:
         rounding = float(self._rounding(self.leading_gauss, function).sum())
         per_vector = single = np.empty(0)
         if self.vectors:
-            values = self.rest_gauss.apply(function.value) - self._control(slopes)
+            shallow = self.rest_gauss.apply(function.value)
+            values = shallow - self._control(slopes)
             deep = self.deep_gauss.apply(function.value)
             gap = float((self.deep_radau.apply(function.value) - deep).mean())
-            change = deep - self.rest_gauss.apply(function.value)[: len(deep)]
+            change = deep - shallow[: len(deep)]
             single = gauss + self.rest_dimension * (values[: len(deep)] + change)
             per_vector = gauss + self.rest_dimension * _deepened(values, change)
             radau += float(per_vector.mean()) - gauss + self.rest_dimension * gap

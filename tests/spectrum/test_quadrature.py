@@ -552,9 +552,7 @@ def measure_of(spectrum, *, leading, vectors, steps, deep=None, deep_steps=None,
         run = Lanczos(operator, start[None])
         run.advance(count or steps)
         runs.append(tuple(part[0] for part in run.coefficients()))
-    return SpectralMeasure.from_coefficients(
-        *runs, rest_dimension=d - leading, unit_roundoff=EPS / 2
-    )
+    return SpectralMeasure(*runs, rest_dimension=d - leading, unit_roundoff=EPS / 2)
 
 
 def naive_per_vector(measure, function):
