@@ -22,6 +22,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "Alert",
     "Estimate",
+    "Lineage",
     "ProbeSet",
     "SigmaCallback",
     "SigmaMonitor",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sigma_monitor.alert import Alert, Status
     from sigma_monitor.estimate import Estimate
     from sigma_monitor.integrations.transformers import SigmaCallback
+    from sigma_monitor.lineage import Lineage
     from sigma_monitor.monitor import SigmaMonitor
     from sigma_monitor.probing import ProbeSet
     from sigma_monitor.snapshot import Snapshot
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Alert": "sigma_monitor.alert",
     "Estimate": "sigma_monitor.estimate",
+    "Lineage": "sigma_monitor.lineage",
     "ProbeSet": "sigma_monitor.probing",
     "SigmaCallback": "sigma_monitor.integrations.transformers",
     "SigmaMonitor": "sigma_monitor.monitor",

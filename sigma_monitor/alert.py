@@ -8,11 +8,21 @@ from typing import Any, Literal
 
 from sigma_monitor.estimate import jsonable
 
-__all__ = ["Alert", "AlertKind", "Severity", "Status"]
+__all__ = ["Alert", "AlertKind", "Channel", "Severity", "Side", "Status"]
 
 Severity = Literal["info", "warn", "error"]
+Side = Literal["contraction", "expansion"]
+Channel = Literal["representation", "generation", "loss"]
 AlertKind = Literal[
-    "BASELINE", "WARNING", "COLLAPSED", "RECOVERED", "NONFINITE", "VANISHED", "STOPPED"
+    "BASELINE",
+    "WARNING",
+    "COLLAPSED",
+    "RECOVERED",
+    "NONFINITE",
+    "VANISHED",
+    "NO_DATA",
+    "FLAPPING",
+    "STOPPED",
 ]
 
 
@@ -31,15 +41,17 @@ class Alert:
 
     `kind` is a status that was entered (WARNING, COLLAPSED) or an event that has no status of its
     own: BASELINE (the reference is frozen), RECOVERED, NONFINITE, VANISHED (nothing left to
-    measure), STOPPED. `value` and `baseline` are in units of `functional`.
+    measure), NO_DATA (checks were missed), FLAPPING (alerts are held back), STOPPED. `value` and
+    `baseline` are in units of `functional`.
     """
 
     kind: AlertKind
     severity: Severity
     step: int  # training step of the check
     check: int  # number of the check, from 1
-    channel: Literal["representation", "generation"] = "representation"
-    layer: str | None = None
+    channel: Channel = "representation"
+    layer: str | None = None  # where it began
+    affected: tuple[str, ...] = ()  # of several layers or series: those that moved, earliest first
     functional: str | None = None  # key in the snapshot, such as "effective_rank"
     convention: str | None = None  # "centred token rows", "uncentred mean-pooled rows", ...
     value: float | None = None
@@ -48,9 +60,12 @@ class Alert:
     baseline: float | None = None
     floor: float | None = None  # of a rule that is not relative
     ratio: float | None = None  # median of the deciding window over the baseline
+    side: Side | None = None
     onset_step: int | None = None  # first check of the excursion
-    forecast: str | None = None
-    verdict: str | None = None
+    forecast: str | None = None  # of a fall that has not come to its end
+    verdict: str | None = None  # what spectrum, held-out loss and output say together
+    moved_examples: tuple[int, ...] = ()  # probe examples whose influence changed most
+    reminder: bool = False  # the episode was told before and goes on
     title: str = ""  # constant for each kind, at most 64 characters
     text: str = ""
     advice: str = ""
@@ -58,7 +73,10 @@ class Alert:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready builtins; infinities and NaN become strings."""
-        return {
-            name: jsonable(value) if isinstance(value, float) else value
-            for name, value in self.__dict__.items()
-        }
+        return {name: _plain(value) for name, value in self.__dict__.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return jsonable(value)
+    return list(value) if isinstance(value, tuple) else value

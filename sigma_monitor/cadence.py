@@ -16,6 +16,10 @@ _AUTO_CHECKS = 100  # of a run whose length is known
 _AUTO_EVERY = 50  # steps, where it is not
 _MOST_SNAP_COST = 1.25  # a coarser spacing may cost at most this much delay
 _COSTS_KEPT = 3
+_HURRY = 8  # a confirmation comes after this part of the spacing
+_HURRIED_IN_A_ROW = 10  # confirmations of one excursion
+_HURRIED_SHARE = 0.2  # of all checks
+_KEPT_CHECKS = 5  # that the budget must still pay for afterwards
 _TIMED_STEPS = 5  # training steps whose time is taken before the budget is applied
 
 
@@ -63,6 +67,10 @@ class Cadence:
         self._check_seconds = 0.0
         self._step_seconds = 0.0  # of the latest steps
         self._costs: list[float] = []  # of the latest checks
+        self._extra = 0.0  # seconds a check that some have beside the usual cost, spread over all
+        self._checks = 0
+        self._hurried = 0  # checks that came early to confirm an excursion
+        self._hurried_in_a_row = 0
 
     @property
     def shortest(self) -> int:
@@ -110,17 +118,30 @@ class Cadence:
             self._step_seconds = seconds / steps
         self._clock, self._clock_step = now, step
 
-    def finish(self, step: int, seconds: float, warm_up: float = 0.0) -> None:
+    def finish(
+        self,
+        step: int,
+        seconds: float,
+        warm_up: float = 0.0,
+        *,
+        extra: float = 0.0,
+        extra_every: int = 1,
+    ) -> None:
         """The check at `step` took `seconds`: decide when the next one is due.
 
         Args:
             step: Training step.
             seconds: What a check like this costs each time.
             warm_up: Seconds spent once, which no later check will need.
+            extra: Seconds of what only some checks do.
+            extra_every: Checks from one of these to the next.
         """
         if self._first_step is None:
             self._first_step = step
-        self._check_seconds += seconds + warm_up
+        self._checks += 1
+        self._check_seconds += seconds + warm_up + extra
+        if extra:
+            self._extra = extra / extra_every
         self._costs = [*self._costs, seconds][-_COSTS_KEPT:]
         self.last_step = step
         self.go_on(step)
@@ -133,6 +154,30 @@ class Cadence:
             # What the budget pays for is spread over what is left of the run.
             base = self._clock_step if self.stretched else self.last_step
             self.next_step = self._snapped(base + self.spacing)
+
+    def hurry(self, *, wanted: bool) -> None:
+        """After `finish`: let the next check come soon, to confirm an excursion.
+
+        What it costs is taken from the checks to come, so that the mean stays within the budget;
+        where the length of the run is unknown it comes on top. An `every` that was asked for stays
+        the shortest spacing.
+        """
+        if not wanted:
+            self._hurried_in_a_row = 0
+            return
+        if self.last_step is None or self.spacing is None or self.next_step is None:
+            return
+        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _HURRY)
+        if (
+            soon < self.spacing
+            and not self.untimed
+            and self._hurried_in_a_row < _HURRIED_IN_A_ROW
+            and self._hurried <= _HURRIED_IN_A_ROW + _HURRIED_SHARE * self._checks
+            and self.affordable_checks() > _KEPT_CHECKS
+        ):
+            self.next_step = min(self.next_step, self.last_step + soon)
+            self._hurried += 1
+            self._hurried_in_a_row += 1
 
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""
@@ -160,7 +205,7 @@ class Cadence:
     @property
     def _cost(self) -> float:
         """Seconds of a usual check: one that took long by chance must not postpone the next."""
-        return median(self._costs)
+        return median(self._costs) + self._extra
 
     def _affordable_spacing(self, cost_share: float) -> int:
         if self.max_overhead is None:
@@ -203,6 +248,10 @@ class Cadence:
             "check_seconds": self._check_seconds,
             "step_seconds": self._step_seconds,
             "costs": list(self._costs),
+            "extra": self._extra,
+            "checks": self._checks,
+            "hurried": self._hurried,
+            "hurried_in_a_row": self._hurried_in_a_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -216,6 +265,10 @@ class Cadence:
         self._check_seconds = float(state["check_seconds"])
         self._step_seconds = float(state["step_seconds"])
         self._costs = [float(cost) for cost in state["costs"]]
+        self._extra = float(state["extra"])
+        self._checks, self._hurried, self._hurried_in_a_row = (
+            int(state[name]) for name in ("checks", "hurried", "hurried_in_a_row")
+        )
 
 
 def _is_count(value: object) -> bool:

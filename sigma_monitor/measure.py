@@ -15,11 +15,13 @@ from sigma_monitor.errors import ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import Rows
 from sigma_monitor.spectrum import Gram, Method, SpectralSummary, summarize
+from sigma_monitor.spectrum.subspace import leading_directions
 
 __all__ = [
     "CENTRED",
     "FLOORED",
     "POOLED",
+    "TURNED",
     "UNCENTRED",
     "WATCHED",
     "Measured",
@@ -30,6 +32,9 @@ __all__ = [
 # Keys in a snapshot: the series of the relative rule, and that of the absolute floor.
 WATCHED = "effective_rank"
 FLOORED = "pooled/uncentred/effective_rank"
+TURNED = "subspace_drift"  # of the leading directions from those at the baseline
+
+_DIRECTIONS = 8  # of the leading eigenspace whose rotation is followed
 
 CENTRED, UNCENTRED, POOLED = "centred", "uncentred", "pooled"  # the spectra of a layer
 
@@ -42,6 +47,7 @@ class Measured:
     spectra: dict[str, SpectralSummary]  # centred, uncentred, pooled: the next check follows them
     rows: int  # rows of the spectrum
     pooled_limit: int  # the largest rank that the mean-pooled rows can have
+    directions: Tensor | None = None  # (few, m) leading ones of the centred rows
     unmeasured: float = 0.0  # NaN: non-finite embeddings; −inf: vanished; 0: measured
 
     @property
@@ -97,7 +103,7 @@ def measure(
     """
     size, limit = len(rows.embeddings), min(rows.pooled.shape)
     if not bool(rows.finite.all()):
-        return Measured({}, {}, size, limit, math.nan)
+        return Measured({}, {}, size, limit, unmeasured=math.nan)
 
     def spectrum(name: str, gram: Gram, groups: Tensor | None = None) -> SpectralSummary:
         method = methods.get(name, "auto")
@@ -125,13 +131,15 @@ def measure(
             POOLED: spectrum(POOLED, pooled_gram),
         }
     except ZeroTraceError:
-        return Measured({}, {}, size, limit, -math.inf)
+        return Measured({}, {}, size, limit, unmeasured=-math.inf)
     estimates = {
         name: getattr(spectra[CENTRED], name) for name in functionals if name != "mean_cosine"
     }
     estimates |= {f"uncentred/{name}": getattr(spectra[UNCENTRED], name) for name in functionals}
     estimates[FLOORED] = spectra[POOLED].effective_rank
-    return Measured(estimates, spectra, size, limit)
+    with torch.no_grad():
+        directions = leading_directions(gram, _DIRECTIONS)
+    return Measured(estimates, spectra, size, limit, directions)
 
 
 def _gram(embeddings: Tensor) -> Gram:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +18,12 @@ from torch import nn
 
 from sigma_monitor.alert import Alert, Status
 from sigma_monitor.cadence import Cadence
-from sigma_monitor.detection import Detector, Thresholds, worded
+from sigma_monitor.detection import Thresholds, worded
 from sigma_monitor.errors import InputError, RecordError
-from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, WATCHED, Measured, measure
-from sigma_monitor.probing import Probe, ProbeSet, Reading
+from sigma_monitor.estimate import Estimate
+from sigma_monitor.lineage import BEGINNING, END, Reference
+from sigma_monitor.measure import CENTRED, POOLED, TURNED, UNCENTRED, WATCHED, Measured, measure
+from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet, Reading
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
 from sigma_monitor.probing.pooling import Pooling
@@ -34,9 +36,10 @@ from sigma_monitor.spectrum.summary import (
     METHODS,
     Method,
 )
-from sigma_monitor.watch import LayerWatch
+from sigma_monitor.watch import LOSS_RULE, RunWatch, WatchOptions
+from sigma_monitor.writing import Writing, WritingProbe
 
-__all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
+__all__ = ["CHANNELS", "DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -45,9 +48,11 @@ RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
 
 _LEAST_CHECKS = 20  # of a run that the budget should pay for, before the probe set shrinks
 _LEAST_EXAMPLES = 64
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
+_QUOTES = 3  # texts in an alert
 _UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
+CHANNELS = ("representation", "generation")
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -68,20 +73,34 @@ class SigmaMonitor:
         functionals: Attributes of `SpectralSummary` to log; `effective_rank` always is.
         method: `"exact"` or `"lanczos"`, see `spectral_summary`; `"auto"` takes for each spectrum
             what costs less on the model's device at the first check, and keeps to it.
-        detector: Keyword arguments of `Thresholds` for the watched series, such as
-            `{"collapsed": 0.4}`.
+        channels: `("representation",)`, or with `"generation"` too: the model also writes, by
+            sampling, and what it writes is embedded by a frozen encoder and watched.
+        encoder: Of the generation channel: `"hashing"` (character n-grams, no download), `"start"`
+            (a frozen copy of the model as it is at the first check), the name of a
+            sentence-transformers model, or a callable `list of n texts -> (n, m)`.
+        generation: Keyword arguments of `WritingProbe` and `Writer`: `every` (checks),
+            `examples`, `prompt_tokens`, `new_tokens`, `temperature`.
+        tokenizer: Of the generation channel.
+        detector: Thresholds of the watched series, such as `{"collapsed": 0.4}`, or a preset,
+            `"default"`, `"sensitive"` or `"quiet"`, or both, `{"preset": "quiet", ...}`; those of
+            the other channels under `"generation"` and `"loss"`.
         baseline: `"start"` (loaded weights), `"plateau"` (drawn weights), or `"auto"`: start when
-            the model has a `name_or_path`, plateau otherwise.
+            the model has a `name_or_path`, plateau otherwise. Or the `record.jsonl` of another
+            run on the same probe set, to be compared with its baseline, or a generation of a
+            `Lineage`.
         embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)`, instead of `layers`.
         stop_on_collapse: True: `should_stop` is set on COLLAPSED. A number: COLLAPSED is at this
-            ratio of effective rank to its baseline, and sets it. False: alerts only.
+            ratio of effective rank to its baseline, and sets it. False: alerts only. A collapse
+            while held-out loss is better than at baseline does not stop.
         sinks: Replaces the default: the record below `output_dir`, the console, W&B alerts.
         output_dir: Folder of the run; without one there is no record.
+        include_examples: Quote the probe examples that moved most, and some of what the model
+            writes, in alert texts; needs `tokenizer`.
         seed: Of the generators during the probe.
         enabled: False makes every call return at once.
 
     Attributes:
-        status: The worst status over layers.
+        status: The worst status over layers and channels.
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
         failures: Checks that raised.
         revision: Grows whenever `state_dict()` changes in `step`.
@@ -113,16 +132,21 @@ class SigmaMonitor:
         relative_ridge: float = DEFAULT_RELATIVE_RIDGE,
         functionals: Sequence[str] = DEFAULT_FUNCTIONALS,
         method: Method = "auto",
-        detector: Mapping[str, Any] | None = None,
-        baseline: Literal["auto", "start", "plateau"] = "auto",
+        channels: Sequence[str] = ("representation",),
+        encoder: EncoderSpec = "hashing",
+        generation: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+        detector: str | Mapping[str, Any] | None = None,
+        baseline: Literal["auto", "start", "plateau"] | str | os.PathLike[str] | Reference = "auto",
         embed_fn: EmbedFn | None = None,
         stop_on_collapse: bool | float = False,
         sinks: Sequence[Sink] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
+        include_examples: bool = False,
         seed: int = 0,
         enabled: bool = True,
     ) -> None:
-        _check_choices(functionals, method, baseline, relative_ridge)
+        _check_choices(functionals, method, channels, relative_ridge)
         self.probes = probes
         self.probe = Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed)
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
@@ -130,7 +154,14 @@ class SigmaMonitor:
         self.functionals = tuple(dict.fromkeys((WATCHED, *functionals)))
         self.relative_ridge = relative_ridge
         self.method = method
-        self.baseline = baseline
+        self.reference, self.baseline = _reference_and_kind(baseline)
+        self.writer = (
+            WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **(generation or {}))
+            if "generation" in channels
+            else None
+        )
+        self.tokenizer = tokenizer
+        self.include_examples = include_examples
         self.detector = _detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
         self.sinks = sinks
@@ -151,15 +182,19 @@ class SigmaMonitor:
         self.last_snapshot: Snapshot | None = None
         self.cadence.reset()
         self._failures_in_a_row = 0
-        self._watches: dict[str, LayerWatch] = {}
+        self._watch: RunWatch | None = None
         self._opening: _Opening | None = None
-        self._first_loss: float | None = None
+        self._has_baseline = False
+        self._writing_failures_in_a_row = 0
+        self._writing_seconds = 0.0  # of the latest check
         self._fingerprint: str | None = None
         self._examples: int | None = None  # the probe set is cut to so many
         self._cut_probes: ProbeSet | None = None
         self._methods: dict[str, dict[str, Method]] = {}  # fixed by a run's first check, by layer
         self._previous: dict[str, Measured] = {}
         self._warm_up_seconds = 0.0
+        if self.writer is not None:
+            self.writer.reset()
         self._release_sinks()
 
     @property
@@ -216,6 +251,8 @@ class SigmaMonitor:
         """Write the closing line of the record and release the sinks. May be called again."""
         if self._open_sinks is None:
             return
+        if self._watch is not None and self._has_baseline:
+            self.note(END, fingerprint=self._fingerprint, baselines=self._watch.present())
         lost = {sink.name: sink.lost for sink in self._open_sinks if sink.lost}
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
         self._release_sinks()
@@ -232,8 +269,11 @@ class SigmaMonitor:
         return time.perf_counter()
 
     def _finish(self, step: int, started: float) -> None:
-        warm_up = self._warm_up_seconds
-        self.cadence.finish(step, time.perf_counter() - started - warm_up, warm_up)
+        warm_up, writing = self._warm_up_seconds, self._writing_seconds
+        seconds = time.perf_counter() - started - warm_up - writing
+        every = 1 if self.writer is None else self.writer.every
+        self.cadence.finish(step, seconds, warm_up, extra=writing, extra_every=every)
+        self.cadence.hurry(wanted=self._watch is not None and self._watch.excursion)
         self._agree()
 
     def _warm_up(self, model: nn.Module, probes: ProbeSet) -> None:
@@ -244,33 +284,67 @@ class SigmaMonitor:
 
     def _check(self, model: nn.Module, step: int) -> Snapshot:
         self.cadence.begin(step)
+        self._writing_seconds = 0.0
         probes = self._ready_probes()
-        if not self._watches and _accelerator_of(model) is not None:
+        if self._watch is None and _accelerator_of(model) is not None:
             self._warm_up(model, probes)
         started = time.perf_counter()
         reading = self.probe.read(model, probes)
         self._recognise(self._current_fingerprint(probes, reading), step)
         measured = self._measure(reading, follow=True)
-        if not self._watches:
-            self._open(model, step, reading, measured)
-        loss = reading.loss if reading.loss is None or math.isfinite(reading.loss) else None
-        if self._first_loss is None:
-            self._first_loss = loss
+        writing = self._read_writing(model, probes, step)
+        if self._watch is None:
+            self._watch = self._open(model, step, reading, measured, writing)
         self.checks += 1
-        alerts = [
-            self._worded(alert, loss)
-            for layer, layer_measured in measured.items()
-            for alert in self._watches[layer].update(step, layer_measured)
-        ]
-        self.status = max(watch.status for watch in self._watches.values())
-        alerts += self._stop_alerts(step)
-        snapshot = self._snapshot(step, reading, measured, alerts, time.perf_counter() - started)
+        alerts = self._watch.update(step, measured, reading.losses, writing)
+        self._note_baseline(alerts)
+        self.status = self._watch.status
+        alerts = [self._worded(alert, writing) for alert in alerts + self._stop_alerts(step)]
+        seconds = time.perf_counter() - started
+        snapshot = self._snapshot(step, reading, measured, writing, alerts, seconds)
         self.last_snapshot = snapshot
         for sink in self._ready_sinks():
             sink.log(snapshot)
             for alert in alerts:
                 sink.alert(alert)
         return snapshot
+
+    def _read_writing(self, model: nn.Module, probes: ProbeSet, step: int) -> Writing | None:
+        """What the model writes, at the checks that are due for it.
+
+        A failure here costs the channel, not the check.
+        """
+        writer = self.writer
+        if writer is None or self._writing_failures_in_a_row >= _FAILURES_ALLOWED:
+            return None
+        if not writer.due(self.checks + 1):
+            return None
+        started = time.perf_counter()
+        try:
+            writing = writer.read(model, probes, self.tokenizer)
+            self._writing_failures_in_a_row = 0
+            return writing
+        except Exception as error:
+            self._writing_failures_in_a_row += 1
+            if self._writing_failures_in_a_row == 1:
+                _logger.warning(
+                    "sigma_monitor: the generation channel failed at step %d (%s: %s); the "
+                    "representation is watched on, and after %d failures in a row it alone",
+                    step,
+                    type(error).__name__,
+                    error,
+                    _FAILURES_ALLOWED,
+                )
+            self.note("writing_failed", step=step, error=f"{type(error).__name__}: {error}")
+            return None
+        finally:
+            self._writing_seconds = time.perf_counter() - started
+
+    def _note_baseline(self, alerts: Sequence[Alert]) -> None:
+        """Keep what another run needs to be compared with this one."""
+        if self._watch is not None and any(alert.kind == "BASELINE" for alert in alerts):
+            self._has_baseline = True
+            self.note(BEGINNING, fingerprint=self._fingerprint, baselines=self._watch.reference())
 
     def _ready_probes(self) -> ProbeSet:
         if self.probes is None:
@@ -301,20 +375,25 @@ class SigmaMonitor:
         return measured
 
     def _open(
-        self, model: nn.Module, step: int, reading: Reading, measured: dict[str, Measured]
-    ) -> None:
+        self,
+        model: nn.Module,
+        step: int,
+        reading: Reading,
+        measured: dict[str, Measured],
+        writing: Writing | None,
+    ) -> RunWatch:
         """The first check of a run: detectors, and what a smaller probe set would have seen."""
         kind = self._baseline_kind(model)
         smaller = None
         if self.cadence.untimed and len(self._ready_probes()) > _LEAST_EXAMPLES:
-            smaller = self._measure(reading.first(_LEAST_EXAMPLES))
-        self._opening = _Opening(kind, step, measured, smaller)
-        self._watches = self._new_watches(kind, measured)
+            part = reading.first(_LEAST_EXAMPLES)
+            smaller = _Seen(part, self._measure(part))
+        self._opening = _Opening(kind, step, _Seen(reading, measured), smaller, writing)
         self.note(
             "started",
             step=step,
             baseline=kind,
-            baseline_asked=self.baseline,
+            baseline_asked=self.baseline if self.reference is None else self.reference.source,
             held_out=self._ready_probes().held_out,
             probes=self._ready_probes().source,
             examples=len(self._ready_probes()),
@@ -323,25 +402,65 @@ class SigmaMonitor:
             max_overhead=self.cadence.max_overhead,
             fingerprint=self._fingerprint,
         )
+        return self._new_watch(kind, measured)
 
     def _baseline_kind(self, model: nn.Module) -> Literal["start", "plateau"]:
         if self.baseline != "auto":
             return self.baseline
         return "start" if getattr(model, "name_or_path", "") else "plateau"
 
-    def _new_watches(
-        self, kind: Literal["start", "plateau"], layers: Mapping[str, Measured]
-    ) -> dict[str, LayerWatch]:
-        return {
-            layer: LayerWatch(
-                layer,
-                _ROWS[self.probe.pooling],
-                baseline=kind,
-                expected_checks=self.cadence.expected_checks,
-                options=self.detector,
-            )
-            for layer in layers
-        }
+    def _new_watch(self, kind: Literal["start", "plateau"], layers: Iterable[str]) -> RunWatch:
+        checks = self.cadence.expected_checks
+        every = 1 if self.writer is None else self.writer.every
+        options = WatchOptions(
+            baseline=kind,
+            rows=_ROWS[self.probe.pooling],
+            expected_checks=checks,
+            expected_writings=None if checks is None else max(1, checks // every),
+            **self.detector,
+        )
+        watch = RunWatch(list(layers), options, writes=self.writer is not None)
+        if self.reference is not None and self._matches(self.reference):
+            watch.refer(self.reference.baselines)
+            self._has_baseline = True
+        return watch
+
+    def _matches(self, reference: Reference) -> bool:
+        """Whether the baseline of another run was measured as this one is."""
+        if reference.fingerprint == self._fingerprint or self._fingerprint is None:
+            return True
+        _logger.warning(
+            "sigma_monitor: the baseline of %s was not used, since it has another probe set or "
+            "other conventions (%s, here %s); this run is its own baseline",
+            reference.source,
+            reference.fingerprint,
+            self._fingerprint,
+        )
+        return False
+
+    def rebaseline(self) -> None:
+        """Take the next check as the reference of every channel, and end any episode untold.
+
+        For a change of the training that is meant; it is never done by itself.
+        """
+        if self._watch is not None:
+            self._watch.rebaseline()
+            self.status = self._watch.status
+            self.revision += 1
+
+    def bridge(self, offset: float, layer: str = "last") -> None:
+        """Move the baseline of a layer by `offset` nats of log effective rank.
+
+        For a change of scale that is known and means nothing.
+
+        Raises:
+            InputError: When the offset is not finite, there is no such layer, or no check yet.
+        """
+        if self._watch is None or layer not in self._watch.layers:
+            known = [] if self._watch is None else list(self._watch.layers)
+            raise InputError(f"layer={layer!r}: the layers watched so far are {known}.")
+        self._watch.layers[layer].level.bridge(offset)
+        self.revision += 1
 
     def _apply_budget(self, step: int) -> None:
         """Plan the checks anew once training time is known, which can move the one at `step`.
@@ -367,22 +486,25 @@ class SigmaMonitor:
         opening, self._opening = self._opening, None
         if opening is None:
             return
-        measured = opening.smaller if shrink and opening.smaller else opening.measured
-        self._watches = self._new_watches(opening.kind, measured)
-        for layer, layer_measured in measured.items():
-            self._watches[layer].update(opening.step, layer_measured)
+        seen = opening.smaller if shrink and opening.smaller else opening.seen
         if shrink:  # these are of the larger set
-            self._fingerprint = self._first_loss = None
-            self._methods = {layer: m.methods for layer, m in measured.items() if m.spectra}
+            self._fingerprint = self._current_fingerprint(self._ready_probes(), seen.reading)
+            self._methods = {layer: m.methods for layer, m in seen.measured.items() if m.spectra}
             self._previous = {}
+        self._watch = self._new_watch(opening.kind, seen.measured)
+        alerts = self._watch.update(
+            opening.step, seen.measured, seen.reading.losses, opening.writing
+        )
+        self._note_baseline(alerts)
 
     def _say_plan(self, step: int, shrink: bool) -> None:
         if not shrink and not self.cadence.stretched:
             return
+        watched = {} if self._watch is None else self._watch.layers
         baselines = {
-            layer: math.exp(watch.level.baseline.log_value)
-            for layer, watch in self._watches.items()
-            if watch.level.baseline is not None
+            name: math.exp(layer.level.baseline.log_value)
+            for name, layer in watched.items()
+            if layer.level.baseline is not None
         }
         self.note(
             "budget",
@@ -405,6 +527,7 @@ class SigmaMonitor:
             "probes": probes.fingerprint,
             "pooling": self.probe.pooling,
             "relative_ridge": self.relative_ridge,
+            "generation": None if self.writer is None else self.writer.identity(),
             "layers": {
                 layer: [str(rows.embeddings.dtype), rows.embeddings.shape[1]]
                 for layer, rows in reading.layers.items()
@@ -415,8 +538,7 @@ class SigmaMonitor:
     def _recognise(self, fingerprint: str, step: int) -> None:
         """Refuse to compare with a baseline of another probe set or of other conventions."""
         if self._fingerprint is not None and fingerprint != self._fingerprint:
-            self._watches, self._methods, self._previous = {}, {}, {}
-            self._first_loss = None
+            self._watch, self._methods, self._previous = None, {}, {}
             _logger.warning(
                 "sigma_monitor: probe set or conventions differ from those of the saved baseline "
                 "(%s, now %s); the baseline begins anew at step %d with the model as it is",
@@ -426,44 +548,68 @@ class SigmaMonitor:
             )
         self._fingerprint = fingerprint
 
-    def _worded(self, alert: Alert, loss: float | None) -> Alert:
+    def _worded(self, alert: Alert, writing: Writing | None = None) -> Alert:
         placed = replace(alert, check=self.checks, fingerprint=self._fingerprint)
-        return worded(placed, loss=loss, start_loss=self._first_loss)
+        quotes: tuple[str, ...] = ()
+        if self.include_examples:
+            quotes = self._quotes(alert, writing)
+        loss = None if self._watch is None else self._watch.loss
+        return worded(
+            placed,
+            loss=None if loss is None else loss.mean,
+            start_loss=None if loss is None or loss.baseline is None else loss.baseline.mean,
+            quotes=quotes,
+        )
+
+    def _quotes(self, alert: Alert, writing: Writing | None) -> tuple[str, ...]:
+        """Probe examples that moved most, or what the model writes."""
+        if alert.channel == "generation":
+            return () if writing is None else writing.texts[:_QUOTES]
+        ids = self._ready_probes().tensors.get("input_ids")
+        if ids is None or self.tokenizer is None:
+            return ()
+        return tuple(
+            str(self.tokenizer.decode(ids[example].tolist(), skip_special_tokens=True))
+            for example in alert.moved_examples
+        )
 
     def _stop_alerts(self, step: int) -> list[Alert]:
-        unmeasured = max(watch.unmeasured_in_a_row for watch in self._watches.values())
-        met = self.status is Status.COLLAPSED or unmeasured >= _UNMEASURED_STOPS
+        if self._watch is None:
+            return []
+        unmeasured = self._watch.unmeasured_in_a_row
+        met = self._watch.collapsed or unmeasured >= _UNMEASURED_STOPS
         armed, self._stop_armed = self._stop_armed, not met
         if self.stop_on_collapse is False or not met or not armed:
             return []
         self.should_stop = True
         self.stop_reason = (
             f"COLLAPSED at step {step}"
-            if self.status is Status.COLLAPSED
+            if self._watch.collapsed
             else f"nothing could be measured in {unmeasured} checks up to step {step}"
         )
-        stop = Alert("STOPPED", "info", step, self.checks, text=f"Reason: {self.stop_reason}.")
-        return [self._worded(stop, None)]
+        return [Alert("STOPPED", "info", step, self.checks, text=f"Reason: {self.stop_reason}.")]
 
     def _snapshot(
         self,
         step: int,
         reading: Reading,
         measured: Mapping[str, Measured],
+        writing: Writing | None,
         alerts: Sequence[Alert],
         seconds: float,
     ) -> Snapshot:
-        ratios = {layer: watch.level.ratio for layer, watch in self._watches.items()}
+        assert self._watch is not None
+        drifts = {name: layer.drift for name, layer in self._watch.layers.items()}
         return Snapshot(
             step=step,
             check=self.checks,
             time=time.time(),
             status=self.status,
-            layers={layer: m.estimates for layer, m in measured.items()},
+            layers={layer: _with_drift(m, drifts[layer]) for layer, m in measured.items()},
             ratios={
                 layer: ratio
-                for layer, ratio in ratios.items()
-                if ratio is not None and measured[layer].estimates
+                for layer, ratio in self._watch.ratios.items()
+                if measured[layer].estimates
             },
             finite=reading.finite,
             loss=reading.loss,
@@ -480,6 +626,7 @@ class SigmaMonitor:
                 "seed": self.probe.seed,
                 "held_out": self._ready_probes().held_out,
             },
+            generation={} if writing is None else writing.estimates,
         )
 
     def _note_failure(self, step: int, error: Exception) -> None:
@@ -499,6 +646,9 @@ class SigmaMonitor:
                 "sigma_monitor: switched off after %d failed checks in a row", _FAILURES_ALLOWED
             )
         self.note("failed", step=step, error=f"{type(error).__name__}: {error}")
+        for alert in [] if self._watch is None else self._watch.missed(step):
+            for sink in self._ready_sinks():
+                sink.alert(self._worded(alert))
 
     def _agree(self) -> None:
         """Every rank goes on with rank 0's conclusions."""
@@ -542,10 +692,10 @@ class SigmaMonitor:
             "stop_reason": self.stop_reason,
             "checks": self.checks,
             "failures": self.failures,
-            "first_loss": self._first_loss,
+            "has_baseline": self._has_baseline,
             "methods": self._methods,
             "cadence": self.cadence.state_dict(),
-            "watches": {layer: watch.state_dict() for layer, watch in self._watches.items()},
+            "watch": None if self._watch is None else self._watch.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -568,16 +718,16 @@ class SigmaMonitor:
             )
         self.reset()
         try:
-            self._watches = self._new_watches("plateau", state["watches"])
-            for layer, watch in self._watches.items():
-                watch.load_state_dict(state["watches"][layer])
+            if state["watch"] is not None:
+                self._watch = self._new_watch("plateau", state["watch"]["layers"])
+                self._watch.load_state_dict(state["watch"])
             self.cadence.load_state_dict(state["cadence"])
             self.status = Status[state["status"]]
             self._stop_armed = bool(state["stop_armed"])
             self.stop_reason = state["stop_reason"]
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
-            self._first_loss = state["first_loss"]
+            self._has_baseline = bool(state["has_baseline"])
             self._methods = {layer: dict(m) for layer, m in state["methods"].items()}
             self._fingerprint = state["fingerprint"]
             self._examples = state["examples"]
@@ -589,53 +739,95 @@ class SigmaMonitor:
 
 
 @dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a check read and measured."""
+
+    reading: Reading
+    measured: dict[str, Measured]
+
+
+@dataclass(frozen=True, eq=False)
 class _Opening:
     """The first check of a run, kept until the budget has been applied."""
 
     kind: Literal["start", "plateau"]
     step: int
-    measured: dict[str, Measured]
-    smaller: dict[str, Measured] | None  # of the first `_LEAST_EXAMPLES` examples
+    seen: _Seen
+    smaller: _Seen | None  # of the first `_LEAST_EXAMPLES` examples
+    writing: Writing | None
+
+
+def _with_drift(measured: Measured, drift: float | None) -> dict[str, Estimate]:
+    return measured.estimates | ({} if drift is None else {TURNED: Estimate.exact(drift)})
 
 
 def _check_choices(
-    functionals: Sequence[str], method: str, baseline: str, relative_ridge: float
+    functionals: Sequence[str], method: str, channels: Sequence[str], relative_ridge: float
 ) -> None:
     unknown = [name for name in functionals if name not in FUNCTIONALS]
     if isinstance(functionals, str) or unknown:
         raise InputError(f"functionals={functionals!r}: pass a list of {', '.join(FUNCTIONALS)}.")
     if method not in METHODS:
         raise InputError(f'method={method!r}: pass "auto", "exact" or "lanczos".')
-    if baseline not in ("auto", "start", "plateau"):
-        raise InputError(f'baseline={baseline!r}: pass "auto", "start" or "plateau".')
+    if isinstance(channels, str) or not {"representation"} <= set(channels) <= set(CHANNELS):
+        raise InputError(
+            f'channels={channels!r}: pass ("representation",) or ("representation", "generation").'
+        )
     if not 0 < relative_ridge < 1:
         raise InputError(f"relative_ridge={relative_ridge!r}: pass a share such as 1e-3.")
 
 
+def _reference_and_kind(
+    baseline: Any,
+) -> tuple[Reference | None, Literal["auto", "start", "plateau"]]:
+    """The baseline of another run, and what stands in where it does not fit."""
+    if isinstance(baseline, Reference):
+        return baseline, "auto"
+    if baseline in ("auto", "start", "plateau"):
+        return None, baseline
+    if not isinstance(baseline, (str, os.PathLike)):
+        raise InputError(
+            f'baseline={baseline!r}: pass "auto", "start", "plateau", the path of a record.jsonl, '
+            "or a generation of a Lineage."
+        )
+    try:
+        return Reference.from_record(baseline), "auto"
+    except RecordError as error:
+        raise InputError(
+            f'baseline={baseline!r} is none of "auto", "start", "plateau", and as a record: {error}'
+        ) from error
+
+
 def _detector_options(
-    detector: Mapping[str, Any] | None, stop_on_collapse: bool | float
-) -> dict[str, Any]:
-    options = dict(detector or {})
+    detector: str | Mapping[str, Any] | None, stop_on_collapse: bool | float
+) -> dict[str, dict[str, Any]]:
+    """Thresholds by channel, as `WatchOptions` takes them."""
+    options: dict[str, Any] = (
+        {"preset": detector} if isinstance(detector, str) else dict(detector or {})
+    )
     if not isinstance(stop_on_collapse, (bool, int, float)):
         raise InputError(
             f"stop_on_collapse={stop_on_collapse!r}: pass True, False, or a ratio of effective "
             "rank to its baseline such as 0.5."
         )
-    if not isinstance(stop_on_collapse, bool):
-        rule = Thresholds.collapsing_at(float(stop_on_collapse))
-        options = {
-            "collapsed": rule.collapsed,
-            "warning_fast": rule.warning_fast,
-            "warning_slow": rule.warning_slow,
-        } | options
     foreign = options.keys() & {"baseline", "expected_checks"}
     if foreign:
         raise InputError(
             f"detector={dict(options)!r}: {', '.join(sorted(foreign))} is set by the monitor; pass "
             "baseline= to it, and thresholds only in detector=."
         )
-    Detector(**options)  # raises on what cannot be used
-    return options
+    others = {name: dict(options.pop(name, {})) for name in ("generation", "loss")}
+    if not isinstance(stop_on_collapse, bool):
+        preset = Thresholds.of(options.get("preset", "default"))
+        rule = preset.collapsing_at(float(stop_on_collapse))
+        options = {
+            "collapsed": rule.collapsed,
+            "warning_fast": rule.warning_fast,
+            "warning_slow": rule.warning_slow,
+        } | options
+    for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
+        Thresholds.of(**thresholds)  # raises on what cannot be used
+    return {"thresholds": options, **others}
 
 
 def _accelerator_of(model: nn.Module) -> torch.device | None:

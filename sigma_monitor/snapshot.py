@@ -14,7 +14,7 @@ from sigma_monitor.estimate import Estimate, jsonable
 
 __all__ = ["SCHEMA", "Snapshot"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 # W&B takes no dots in names (a module's dotted name has them), MLflow no brackets.
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_/-]")
@@ -44,6 +44,7 @@ class Snapshot:
     examples: int  # size of the probe set
     fingerprint: str  # of the probe set and the conventions; others are never compared
     conventions: Mapping[str, Any] = field(default_factory=dict)  # pooling, ridge, method, ...
+    generation: Mapping[str, Estimate] = field(default_factory=dict)  # of what the model wrote
     schema: int = SCHEMA
 
     def metrics(self) -> dict[str, float]:
@@ -51,14 +52,10 @@ class Snapshot:
         flat: dict[str, float] = {}
         for layer, estimates in self.layers.items():
             prefix = f"sigma/{_UNUSUAL.sub('_', layer)}"
-            for key, estimate in estimates.items():
-                name = f"{prefix}/{key}"
-                flat[name] = estimate.value
-                if estimate.kind != "exact":
-                    flat[f"{name}_low"] = estimate.low
-                    flat[f"{name}_high"] = estimate.high
+            _add_estimates(flat, prefix, estimates)
             if layer in self.ratios:
                 flat[f"{prefix}/ratio"] = self.ratios[layer]
+        _add_estimates(flat, "sigma/generation", self.generation)
         if self.ratios:
             flat["sigma/ratio"] = min(self.ratios.values())
         flat["sigma/status"] = float(self.status)
@@ -79,6 +76,7 @@ class Snapshot:
             layer: {key: _pack(estimate) for key, estimate in estimates.items()}
             for layer, estimates in self.layers.items()
         }
+        body["generation"] = {key: _pack(estimate) for key, estimate in self.generation.items()}
         body["ratios"] = {layer: jsonable(ratio) for layer, ratio in self.ratios.items()}
         body["conventions"] = dict(self.conventions)
         body["loss"] = None if self.loss is None else jsonable(self.loss)
@@ -103,6 +101,9 @@ class Snapshot:
                 layer: {key: _unpack(packed) for key, packed in estimates.items()}
                 for layer, estimates in fields["layers"].items()
             }
+            fields["generation"] = {
+                key: _unpack(packed) for key, packed in fields["generation"].items()
+            }
             fields["ratios"] = {layer: float(ratio) for layer, ratio in fields["ratios"].items()}
             fields["loss"] = None if fields["loss"] is None else float(fields["loss"])
             return cls(**fields)
@@ -110,6 +111,15 @@ class Snapshot:
             raise RecordError(
                 f"not a snapshot of schema {SCHEMA}: {type(error).__name__}: {error}"
             ) from error
+
+
+def _add_estimates(flat: dict[str, float], prefix: str, estimates: Mapping[str, Estimate]) -> None:
+    for key, estimate in estimates.items():
+        name = f"{prefix}/{key}"
+        flat[name] = estimate.value
+        if estimate.kind != "exact":
+            flat[f"{name}_low"] = estimate.low
+            flat[f"{name}_high"] = estimate.high
 
 
 def _pack(estimate: Estimate) -> list[Any]:

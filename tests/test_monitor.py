@@ -169,7 +169,9 @@ def test_the_record_tells_the_run_from_start_to_close(tmp_path, capsys):
     run(monitor, model, range(41), rank={20: 4})
     monitor.close()
     lines = [json.loads(line) for line in (tmp_path / RECORD).read_text().splitlines()]
-    assert Counter(line["type"] for line in lines) == {"event": 2, "check": 41, "alert": 3}
+    assert Counter(line["type"] for line in lines) == {"event": 4, "check": 41, "alert": 3}
+    events = [line for line in lines if line["type"] == "event"]
+    assert [e["event"] for e in events] == ["started", "baseline", "end", "closed"]
     started, closed = lines[0], lines[-1]
     assert started["event"] == "started"
     assert {key: started[key] for key in ("step", "baseline", "examples", "held_out")} == {
@@ -459,8 +461,9 @@ def test_several_layers_are_watched_each_by_itself():
     model, listener = TwoLayers(), Listener()
     monitor = Dial().monitor(embed_fn=None, layers=["first", "second"], sinks=[listener])
     run(monitor, model, range(40), first_rank={10: 10}, second_rank={20: 4})
+    # One episode of the model: the second layer is told when it makes things worse.
     assert listener.alerts("first") == ["BASELINE", "WARNING"]
-    assert listener.alerts("second") == ["BASELINE", "WARNING", "COLLAPSED"]
+    assert listener.alerts("second") == ["BASELINE", "COLLAPSED"]
     metrics = {s.step: s.metrics() for s in listener.snapshots()}
     assert [metrics[step]["sigma/status"] for step in (5, 15, 35)] == [1, 2, 3]
     for step, lowest in ((15, "first"), (35, "second")):
@@ -708,7 +711,7 @@ def test_a_state_that_lacks_a_field_is_refused_and_the_monitor_begins_anew(name)
         {"status": "ASLEEP"},
         {"cadence": {}},
         {"cadence": None},
-        {"watches": {"last": {}}},
+        {"watch": {"layers": {"last": {}}}},
         {"checks": "many"},
     ],
     ids=str,
@@ -761,8 +764,9 @@ def test_an_option_that_cannot_be_used_is_refused_at_once(options, named):
 
 
 def test_a_collapse_ratio_moves_the_warning_levels_and_the_users_own_win():
-    assert SigmaMonitor(stop_on_collapse=0.75).detector["warning_fast"] == 0.75
-    own = SigmaMonitor(stop_on_collapse=0.4, detector={"warning_slow": 0.85}).detector
+    moved = SigmaMonitor(stop_on_collapse=0.75).detector["thresholds"]
+    assert moved["warning_fast"] == 0.75
+    own = SigmaMonitor(stop_on_collapse=0.4, detector={"warning_slow": 0.85}).detector["thresholds"]
     assert (own["collapsed"], own["warning_slow"]) == (0.4, 0.85)
 
 
@@ -777,6 +781,7 @@ def test_functionals_are_those_asked_for_and_the_watched_one():
         "uncentred/trace",
         "uncentred/mean_cosine",
         "pooled/uncentred/effective_rank",
+        "subspace_drift",
     }
 
 

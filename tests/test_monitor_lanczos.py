@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from sigma_monitor import ProbeSet, SigmaMonitor, Status, spectral_summary, watch
+from sigma_monitor import ProbeSet, SigmaMonitor, Status, spectral_summary
+from sigma_monitor import measure as measure_module
 from sigma_monitor.detection import Detector
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, WATCHED, Measured, measure
 from sigma_monitor.probing import Rows
 from sigma_monitor.spectrum import cost
 from sigma_monitor.spectrum.operator import RowOperator
-from sigma_monitor.spectrum.uncertainty import paired_standard_error
-from sigma_monitor.watch import LayerWatch
+from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
+from sigma_monitor.watch import layer as watched_layer
+from sigma_monitor.watch.layer import LayerWatch
 from tests.clock import stop_the_clock
 
 EXAMPLES, WIDTH = 160, 80  # test vectors are random from 65 dimensions on
@@ -95,6 +97,8 @@ def products(monkeypatch):
         return apply(self, vectors)
 
     monkeypatch.setattr(RowOperator, "apply", spy)
+    # What the rotation of the leading directions costs is the same at every check.
+    monkeypatch.setattr(measure_module, "leading_directions", lambda rows, count: None)
     return counter
 
 
@@ -115,7 +119,7 @@ def told(monkeypatch):
 @pytest.fixture
 def no_sampling(monkeypatch):
     """Leaves the error of the test vectors alone in what the detector is told."""
-    monkeypatch.setattr(watch, "paired_standard_error", lambda before, after: 0.0)
+    monkeypatch.setattr(watched_layer, "paired_standard_error", lambda before, after: 0.0)
 
 
 @pytest.fixture
@@ -288,7 +292,7 @@ def test_a_resumed_run_measures_everything_anew_and_stays_paired(products, told)
     assert change == pytest.approx(math.log(exact), abs=4 * stderr)
 
     # Without the reference by test vector the error is that of the level itself.
-    state["watches"]["last"]["reference_vectors"] = []
+    state["watch"]["layers"]["last"]["reference_vectors"] = []
     unpaired = model.monitor()
     unpaired.load_state_dict(state)
     unpaired.check(model, 2)
@@ -304,11 +308,11 @@ def test_a_reference_that_followed_another_check_pairs_with_its_change(told):
         model.rows = jittered(rows, 1e-2, step)
         monitor.check(model, step)
     state = saved(monitor)
-    change = np.array(state["watches"]["last"]["reference_change"])
+    change = np.array(state["watch"]["layers"]["last"]["reference_change"])
     assert len(change) == 6
 
     def error_with(reference_change):
-        state["watches"]["last"]["reference_change"] = reference_change
+        state["watch"]["layers"]["last"]["reference_change"] = reference_change
         resumed = model.monitor(baseline="plateau")
         resumed.load_state_dict(state)
         resumed.check(model, 12)
@@ -544,7 +548,7 @@ def test_up_to_64_dimensions_nothing_is_random(examples, told):
         monitor.check(model, step)
         references.append(summaries_of(monitor)[CENTRED].log_rank_without)
         assert rank_of(listener.snapshots[-1]).kind == "quadrature"
-    assert saved(monitor)["watches"]["last"]["reference_vectors"] == []
+    assert saved(monitor)["watch"]["layers"]["last"]["reference_vectors"] == []
     expected = [paired_standard_error(references[0], later) for later in references[1:]]
     assert [stderr for _, stderr in told] == [None, *expected]
     assert min(expected) > 0
@@ -655,7 +659,7 @@ def test_the_error_of_the_test_vectors_is_their_spread_with_the_examples_held_fi
 
 
 def watch_of():
-    return LayerWatch("last", "token", baseline="start", expected_checks=None, options={})
+    return LayerWatch("last", "token", baseline="start", expected_checks=None, thresholds={})
 
 
 def as_measured(summary):
@@ -679,7 +683,7 @@ def test_the_alert_says_how_sure_the_change_is(told):
         assert 0 < alert.low < alert.value < alert.high < alert.baseline
         assert alert.low <= truth * alert.baseline <= alert.high
         assert math.log(alert.high / alert.value) == pytest.approx(
-            watch.half_width(stderr, EXAMPLES, 0.95)
+            half_width(stderr, EXAMPLES, 0.95)
         )
 
 

@@ -22,7 +22,7 @@ HOUSE = [
     {"integrations"},
     {"monitor"},
     {"watch"},
-    {"cadence", "measure"},
+    {"cadence", "lineage", "measure", "writing"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},
     {"alert", "ranks"},

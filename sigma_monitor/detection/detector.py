@@ -4,53 +4,60 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from statistics import median
 from typing import Any, Literal
 
-from sigma_monitor.alert import Alert, AlertKind, Severity, Status
+from sigma_monitor.alert import Alert, AlertKind, Severity, Side, Status
 from sigma_monitor.detection import baseline as baselines
+from sigma_monitor.detection.attribution import onset
 from sigma_monitor.detection.baseline import Baseline
+from sigma_monitor.detection.episode import Episode, Flapping
+from sigma_monitor.detection.finding import Finding, Point, judge
 from sigma_monitor.detection.rule import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 
-__all__ = ["Detector"]
+__all__ = ["SEVERITY", "Detector"]
 
-# Below this many checks no median is taken: one odd check must not decide.
-_LEAST_CHECKS = 3
-
-_SEVERITY: dict[AlertKind, Severity] = {
+# Of an alert that nothing else is known about.
+SEVERITY: dict[AlertKind, Severity] = {
     "BASELINE": "info",
     "WARNING": "warn",
     "COLLAPSED": "error",
     "RECOVERED": "info",
     "NONFINITE": "error",
     "VANISHED": "error",
+    "NO_DATA": "warn",
+    "FLAPPING": "warn",
+    "STOPPED": "info",
 }
+
+
+_ONSET_WINDOW = 30  # checks in which the beginning of an excursion is looked for
 
 
 class Detector:
     """Watches the natural log of one functional.
 
     WARNING and COLLAPSED are levels of rolling medians relative to a baseline, in ratio units, with
-    a noise gate that can only raise them; COLLAPSED may also come from an absolute floor. A status
-    is left only by recovery, and each episode raises one alert per severity. A value that is NaN
-    raises NONFINITE and one that is −∞ (the functional is zero) VANISHED, at once; neither enters
-    the series.
+    a noise gate that can only raise them; a WARNING may also come from a trend that would end in a
+    collapse, or from a rise by the inverse ratios, and COLLAPSED from an absolute floor. A status
+    is left only by recovery, and each episode raises one alert per severity (see `Episode`).
 
-    Simulated on 1,000 healthy series of 500 checks with 2 % of AR(1) noise and a swing of 12 %
-    (`benchmarks/false_alarms.py`): COLLAPSED in none; WARNING in none at φ = 0 and 0.5, and in
-    2.4 % at φ = 0.9 with a `"plateau"` baseline. A fall to 60 % is told after 3 checks.
+    A value that is NaN or +∞ raises NONFINITE and one that is −∞ (the functional is zero) VANISHED,
+    at once; checks that did not happen raise NO_DATA. None of these enters the series, changes the
+    status, or counts towards recovery.
+
+    How often it alarms on healthy series, and how soon on real drops: `benchmarks/false_alarms.py`.
 
     Args:
         baseline: `"start"`: the first value is the reference (weights that were loaded).
             `"plateau"` or `"auto"`: the median of the first level stretch after a warm-up (weights
-            that were drawn). `"none"`: only the floor is watched.
+            that were drawn). `"none"`: only the floor is watched. A `Baseline`: of another run.
         expected_checks: Length of the run in checks; short runs get shorter windows. None keeps
             the windows of a long run.
-        **thresholds: Fields of `Thresholds`.
+        **thresholds: Fields of `Thresholds`, and `preset`.
 
     Raises:
         InputError: On an unknown baseline or a threshold out of range.
@@ -59,33 +66,67 @@ class Detector:
     def __init__(
         self,
         *,
-        baseline: Literal["auto", "start", "plateau", "none"] = "auto",
+        baseline: Literal["auto", "start", "plateau", "none"] | Baseline = "auto",
         expected_checks: int | None = None,
         **thresholds: Any,
     ) -> None:
-        if baseline not in ("auto", "start", "plateau", "none"):
-            raise InputError(f'baseline={baseline!r}: pass "auto", "start", "plateau" or "none".')
-        try:
-            rule = Thresholds(**thresholds)
-        except TypeError as error:
+        given = baseline if isinstance(baseline, Baseline) else None
+        if given is None and baseline not in ("auto", "start", "plateau", "none"):
             raise InputError(
-                f"{error}: the thresholds are {', '.join(Thresholds.__dataclass_fields__)}."
-            ) from error
-        self.thresholds = rule.for_checks(expected_checks)
-        self.kind = "plateau" if baseline == "auto" else baseline
-        self.status = Status.HEALTHY if self.kind == "none" else Status.WARMUP
-        self.alerts: list[Alert] = []
-        self.baseline: Baseline | None = None
-        self.unmeasured_in_a_row = 0
+                f'baseline={baseline!r}: pass "auto", "start", "plateau", "none" or a Baseline.'
+            )
+        self.thresholds = Thresholds.of(**thresholds).for_checks(expected_checks)
+        kind = given.kind if given is not None else baseline
+        self.kind = "plateau" if kind == "auto" else kind
+        self.events: list[Alert] = []  # of the last update, those that no status goes with
+        self.news: list[Alert] = []  # of the last update, those of the episode
+        self.finding = Finding()  # of the latest check
         self._checks = 0
-        self._steps: list[int] = []  # of the warm-up, empty once the baseline is frozen
-        self._history: list[float] = []
-        self._stderrs: list[float] = []
-        self._window: deque[float] = deque(maxlen=self.thresholds.slow_window)
+        self._points: deque[Point] = self._empty_window()
+        self._begin(given)
+
+    def _begin(self, baseline: Baseline | None) -> None:
+        """No episode, no warm-up behind it."""
+        self.baseline = baseline
+        self.unmeasured_in_a_row = 0
+        self.missed_in_a_row = 0
+        self.side: Side = "contraction"  # of the present episode
+        self.onset_step: int | None = None  # at which it began; None when there is none
+        self._level = Status.HEALTHY
+        self._warmup: list[tuple[int, float, float]] = []  # step, value, stderr; empty once frozen
         self._collapsed_in_a_row = 0
         self._floor_in_a_row = 0
-        self._recovered_in_a_row = 0
-        self._below_since: int | None = None
+        self._calm_in_a_row = 0
+        self._episode = Episode(self.thresholds)
+        self._gaps = Flapping(self.thresholds)
+
+    @property
+    def status(self) -> Status:
+        """What the series says now."""
+        waiting = self.kind != "none" and self.baseline is None
+        return Status.WARMUP if waiting else self._level
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """What the last update raised."""
+        return self.events + self.news
+
+    @property
+    def value(self) -> float | None:
+        """Natural log of the latest value that was measured."""
+        return self._points[-1][1] if self._points else None
+
+    @property
+    def step(self) -> int | None:
+        """Step of that value."""
+        return self._points[-1][0] if self._points else None
+
+    @property
+    def ratio(self) -> float | None:
+        """The latest value over the baseline; None before there is one."""
+        if self.baseline is None or self.value is None:
+            return None
+        return math.exp(self.value - self.baseline.log_value)
 
     def update(self, step: int, log_value: float, stderr: float | None = None) -> Status:
         """Take one check into account.
@@ -99,140 +140,174 @@ class Detector:
         Returns:
             The status; `alerts` holds what this update raised.
         """
-        self.alerts = []
+        self.events, self.news = [], []
         self._checks += 1
+        self.missed_in_a_row = 0
         if not math.isfinite(log_value):
             self._note_unmeasured(step, log_value)
             return self.status
         self.unmeasured_in_a_row = 0
-        self._window.append(log_value)
-        if self.kind != "none" and self.baseline is None:
+        self._points.append((step, log_value))
+        if self.status is Status.WARMUP:
             self._extend_warmup(step, log_value, stderr or 0.0)
         else:
             self._judge(step, log_value, stderr or 0.0)
         return self.status
 
-    @property
-    def ratio(self) -> float | None:
-        """The latest value over the baseline; None before there is one."""
-        if self.baseline is None or not self._window:
-            return None
-        return math.exp(self._window[-1] - self.baseline.log_value)
+    def missed(self, step: int) -> Status:
+        """Take into account that the check at `step` did not happen."""
+        self.events, self.news = [], []
+        self.missed_in_a_row += 1
+        if self.missed_in_a_row == self.thresholds.no_data_after:
+            self._tell("NO_DATA", step)
+        return self.status
+
+    def rebaseline(self) -> None:
+        """Forget the baseline and any episode: what comes next is the reference.
+
+        For a change that is meant, such as another data mixture; it is never done by itself.
+        """
+        self._points.clear()
+        self._begin(None)
+
+    def bridge(self, offset: float) -> None:
+        """Move the baseline by `offset` nats, and with it every check so far.
+
+        For a change of scale that is known and means nothing, such as another probe precision.
+
+        Raises:
+            InputError: When the offset is not finite.
+        """
+        if not math.isfinite(offset):
+            raise InputError(f"offset={offset!r}: pass finite nats, such as math.log(new / old).")
+        self._points = deque(((s, x + offset) for s, x in self._points), self._points.maxlen)
+        self._warmup = [(s, x + offset, e) for s, x, e in self._warmup]
+        if self.baseline is not None:
+            self.baseline = replace(self.baseline, log_value=self.baseline.log_value + offset)
+
+    def _empty_window(self) -> deque[Point]:
+        rule = self.thresholds
+        return deque(maxlen=max(rule.slow_window, rule.trend_window, _ONSET_WINDOW))
 
     def _note_unmeasured(self, step: int, log_value: float) -> None:
         self.unmeasured_in_a_row += 1
-        if self.unmeasured_in_a_row == 1:
-            self._alert("VANISHED" if log_value == -math.inf else "NONFINITE", step)
+        begins = self.unmeasured_in_a_row == 1
+        if self._gaps.update(self._checks, changed=begins):
+            self._tell("FLAPPING", step)
+        elif begins and not self._gaps.muted:
+            self._tell("VANISHED" if log_value == -math.inf else "NONFINITE", step)
 
     def _extend_warmup(self, step: int, log_value: float, stderr: float) -> None:
         if self.kind == "start":
             self.baseline = baselines.start(step, log_value)
         else:
-            self._steps.append(step)
-            self._history.append(log_value)
-            self._stderrs.append(stderr)
-            self.baseline = baselines.plateau(
-                self._steps, self._history, self._stderrs, self.thresholds
-            )
+            self._warmup.append((step, log_value, stderr))
+            steps, values, stderrs = zip(*self._warmup, strict=True)
+            self.baseline = baselines.plateau(steps, values, stderrs, self.thresholds)
         if self.baseline is not None:
-            self._steps, self._history, self._stderrs = [], [], []
-            self.status = Status.HEALTHY
-            self._alert("BASELINE", step, value=self.baseline.log_value)
+            self._warmup = []
+            self._tell("BASELINE", step)
 
     def _judge(self, step: int, log_value: float, stderr: float) -> None:
         rule = self.thresholds
-        slow = self._drop(rule.slow_window, stderr)
-        fast = self._drop(rule.fast_window, stderr)
-        self._track_onset(step, log_value)
-        collapsed_now = fast is not None and fast <= math.log(rule.collapsed)
-        self._collapsed_in_a_row = self._collapsed_in_a_row + 1 if collapsed_now else 0
-        floored_now = rule.floor is not None and log_value <= math.log(rule.floor)
-        self._floor_in_a_row = self._floor_in_a_row + 1 if floored_now else 0
+        if self.baseline is not None:
+            self.finding = judge(list(self._points), self.baseline, rule, stderr)
+        self._collapsed_in_a_row = self._run(
+            self._collapsed_in_a_row, self.finding.status is Status.COLLAPSED
+        )
+        floored = rule.floor is not None and log_value <= math.log(rule.floor)
+        self._floor_in_a_row = self._run(self._floor_in_a_row, floored)
+        found = min(self.finding.status, Status.WARNING)
         if (
             self._collapsed_in_a_row >= rule.collapsed_patience
             or self._floor_in_a_row >= rule.floor_patience
         ):
-            self._rise(Status.COLLAPSED, step, log_value, fast)
-        elif fast is not None and fast <= math.log(rule.warning_fast):
-            self._rise(Status.WARNING, step, log_value, fast)
-        elif slow is not None and slow <= math.log(rule.warning_slow):
-            self._rise(Status.WARNING, step, log_value, slow)
-        self._recover(step, log_value, floored_now)
+            found = Status.COLLAPSED
+        if found > Status.HEALTHY and (
+            self._level is Status.HEALTHY or self.side != self.finding.side
+        ):
+            self.side = self.finding.side
+            self.onset_step = self._onset()
+        self._level = max(self._level, found)
+        calm = found is Status.HEALTHY and self._calm(log_value)
+        self._calm_in_a_row = self._run(self._calm_in_a_row, calm)
+        if self._calm_in_a_row >= rule.recovered_patience and self._level > Status.HEALTHY:
+            self._level, self._calm_in_a_row, self.onset_step = Status.HEALTHY, 0, None
+        severity: Severity = "error" if self._level is Status.COLLAPSED else "warn"
+        for news in self._episode.update(self._level, severity):
+            alert = self.describe(news.kind, step)
+            self.news.append(replace(alert, severity=news.severity, reminder=news.reminder))
 
-    def _drop(self, window: int, stderr: float) -> float | None:
-        """Median of the latest `window` checks minus the baseline, in nats.
+    @staticmethod
+    def _run(so_far: int, goes_on: bool) -> int:
+        return so_far + 1 if goes_on else 0
 
-        None without a baseline or enough checks; 0.0 when the drop is within the noise gate.
-        """
-        if self.baseline is None or len(self._window) < min(window, _LEAST_CHECKS):
-            return None
-        if window == self.thresholds.slow_window > len(self._window):
-            return None
-        drop = median(list(self._window)[-window:]) - self.baseline.log_value
-        sigma = max(self.baseline.sigma, stderr)
-        gate = self.thresholds.noise_gate(sigma, self.baseline.phi, window, self.baseline.checks)
-        return drop if -drop >= gate else max(drop, 0.0)
-
-    def _track_onset(self, step: int, log_value: float) -> None:
+    def _onset(self) -> int | None:
+        """Step at which what is found now began; None without a baseline."""
         if self.baseline is None:
-            return
-        below = log_value - self.baseline.log_value <= math.log(self.thresholds.recovered)
-        if not below:
-            self._below_since = None
-        elif self._below_since is None:
-            self._below_since = step
+            return None
+        sign = -1 if self.side == "contraction" else 1
+        steps = [step for step, _ in self._points]
+        moves = [sign * (value - self.baseline.log_value) for _, value in self._points]
+        return onset(steps, moves, sign * self.finding.moved)
 
-    def _rise(self, status: Status, step: int, log_value: float, drop: float | None) -> None:
-        self._recovered_in_a_row = 0
-        if status <= self.status:
-            return
-        self.status = status
-        kind: AlertKind = "COLLAPSED" if status is Status.COLLAPSED else "WARNING"
-        self._alert(kind, step, value=log_value, drop=drop)
-
-    def _recover(self, step: int, log_value: float, floored_now: bool) -> None:
-        if self.status <= Status.HEALTHY:
-            return
+    def _calm(self, log_value: float) -> bool:
+        """Whether this check counts towards recovery."""
         rule = self.thresholds
-        up = not floored_now
-        if rule.floor is not None:
-            up = up and log_value >= math.log(rule.floor / rule.recovered)
-        if self.baseline is not None:
-            latest = list(self._window)[-rule.slow_window :]
-            up = up and median(latest) - self.baseline.log_value >= math.log(rule.recovered)
-        self._recovered_in_a_row = self._recovered_in_a_row + 1 if up else 0
-        if self._recovered_in_a_row >= rule.recovered_patience:
-            self.status = Status.HEALTHY
-            self._recovered_in_a_row = 0
-            self._alert("RECOVERED", step, value=log_value)
+        if rule.floor is not None and log_value < math.log(rule.floor / rule.recovered):
+            return False
+        if self.baseline is None:
+            return True
+        latest = [value for _, value in self._points][-rule.slow_window :]
+        moved = median(latest) - self.baseline.log_value
+        return (moved if self.side == "contraction" else -moved) >= math.log(rule.recovered)
 
-    def _alert(
-        self, kind: AlertKind, step: int, value: float | None = None, drop: float | None = None
-    ) -> None:
-        baseline = self.baseline
-        self.alerts.append(
-            Alert(
-                kind=kind,
-                severity=_SEVERITY[kind],
-                step=step,
-                check=self._checks,
-                value=None if value is None else math.exp(value),
-                baseline=None if baseline is None else math.exp(baseline.log_value),
-                ratio=None if drop is None else math.exp(drop),
-                onset_step=self._below_since if kind in ("WARNING", "COLLAPSED") else None,
-            )
+    def _tell(self, kind: AlertKind, step: int) -> None:
+        self.events.append(self.describe(kind, step))
+
+    def describe(self, kind: AlertKind, step: int) -> Alert:
+        """An alert with what this series can say about itself now."""
+        alert = Alert(kind, SEVERITY[kind], step, self._checks)
+        if kind not in ("BASELINE", "WARNING", "COLLAPSED", "RECOVERED"):
+            return alert
+        baseline = None if self.baseline is None else math.exp(self.baseline.log_value)
+        if kind == "BASELINE":
+            return replace(alert, baseline=baseline, value=baseline)
+        value = None if self.value is None else math.exp(self.value)
+        alert = replace(alert, baseline=baseline, value=value)
+        if kind == "RECOVERED":
+            return alert
+        return replace(
+            alert,
+            side=self.side,
+            ratio=None if self.baseline is None else math.exp(self.finding.moved),
+            onset_step=self.onset_step,
+            forecast=self._forecast(step),
         )
+
+    def _forecast(self, step: int) -> str | None:
+        left = self.finding.steps_left
+        if left is None:
+            return None
+        target = self.thresholds.trend_target
+        ratio = target if self.side == "contraction" else 1 / target
+        return f"at its present pace {ratio:.0%} of its baseline about step {step + round(left)}"
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins: everything `update` depends on."""
         return {
             "kind": self.kind,
             "thresholds": asdict(self.thresholds),
-            "status": self.status.name,
             "baseline": None if self.baseline is None else asdict(self.baseline),
-            "unmeasured_in_a_row": self.unmeasured_in_a_row,
-            "window": list(self._window),
-            **{name: copy(getattr(self, f"_{name}")) for name in _PLAIN_STATE},
+            "finding": {**asdict(self.finding), "status": self.finding.status.name},
+            "points": [list(point) for point in self._points],
+            "warmup": [list(check) for check in self._warmup],
+            "level": self._level.name,
+            "side": self.side,
+            "onset_step": self.onset_step,
+            "episode": self._episode.state_dict(),
+            "gaps": self._gaps.state_dict(),
+            **{name: getattr(self, attribute) for name, attribute in _COUNTS.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -242,43 +317,40 @@ class Detector:
             RecordError: When a field is missing or malformed; nothing is changed then.
         """
         try:
-            thresholds = Thresholds(**state["thresholds"])
-            status = Status[state["status"]]
-            baseline = None if state["baseline"] is None else Baseline(**state["baseline"])
-            window = deque((float(x) for x in state["window"]), maxlen=thresholds.slow_window)
-            plain = {f"_{name}": read(state[name]) for name, read in _PLAIN_STATE.items()}
-            kind, unmeasured = state["kind"], int(state["unmeasured_in_a_row"])
-        except (KeyError, TypeError, ValueError) as error:
+            loaded = self._loaded(state)
+        except (InputError, KeyError, TypeError, ValueError) as error:
             raise RecordError(
                 f"not a state of Detector: {type(error).__name__}: {error}"
             ) from error
-        self.thresholds, self.status, self.baseline = thresholds, status, baseline
-        self._window, self.kind, self.unmeasured_in_a_row = window, kind, unmeasured
-        for name, value in plain.items():
-            setattr(self, name, value)
-        self.alerts = []
+        vars(self).update(loaded)
+
+    @staticmethod
+    def _loaded(state: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes of the detector that `state` was taken of."""
+        new = Detector(baseline="none", **state["thresholds"])
+        if state["kind"] not in ("start", "plateau", "none"):
+            raise ValueError(f"kind: {state['kind']!r}")
+        new.kind = state["kind"]
+        new.baseline = None if state["baseline"] is None else Baseline(**state["baseline"])
+        finding = dict(state["finding"])
+        new.finding = Finding(**{**finding, "status": Status[finding["status"]]})
+        new._points.extend((int(step), float(value)) for step, value in state["points"])
+        new._warmup = [(int(step), float(x), float(e)) for step, x, e in state["warmup"]]
+        new._level, new.side = Status[state["level"]], state["side"]
+        new.onset_step = None if state["onset_step"] is None else int(state["onset_step"])
+        new._episode = Episode.from_state(new.thresholds, state["episode"])
+        new._gaps = Flapping.from_state(new.thresholds, state["gaps"])
+        for name, attribute in _COUNTS.items():
+            setattr(new, attribute, int(state[name]))
+        return vars(new)
 
 
-def _integers(values: Any) -> list[int]:
-    return [int(value) for value in values]
-
-
-def _floats(values: Any) -> list[float]:
-    return [float(value) for value in values]
-
-
-def _optional_integer(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-# Attribute without its underscore -> how it is read back.
-_PLAIN_STATE: dict[str, Callable[[Any], Any]] = {
-    "checks": int,
-    "steps": _integers,
-    "history": _floats,
-    "stderrs": _floats,
-    "collapsed_in_a_row": int,
-    "floor_in_a_row": int,
-    "recovered_in_a_row": int,
-    "below_since": _optional_integer,
+# In the state -> attribute.
+_COUNTS = {
+    "checks": "_checks",
+    "unmeasured_in_a_row": "unmeasured_in_a_row",
+    "missed_in_a_row": "missed_in_a_row",
+    "collapsed_in_a_row": "_collapsed_in_a_row",
+    "floor_in_a_row": "_floor_in_a_row",
+    "calm_in_a_row": "_calm_in_a_row",
 }

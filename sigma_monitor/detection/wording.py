@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sigma_monitor.alert import Alert, AlertKind
@@ -16,7 +17,20 @@ _TITLES: dict[AlertKind, str] = {
     "RECOVERED": "sigma: representations have recovered",
     "NONFINITE": "sigma: non-finite embeddings",
     "VANISHED": "sigma: representations have vanished",
+    "NO_DATA": "sigma: no measurements",
+    "FLAPPING": "sigma: status flaps, alerts are held back",
     "STOPPED": "sigma: training stopped on collapse",
+}
+_EXPANSION_TITLE = "sigma: representations are expanding"
+_GENERATION_TITLES: dict[AlertKind, str] = {
+    "WARNING": "sigma: the model writes less varied text",
+    "COLLAPSED": "sigma: the model's text has collapsed",
+    "RECOVERED": "sigma: the model's text has recovered",
+}
+_GENERATION_EXPANSION_TITLE = "sigma: the model writes more varied text"
+_LOSS_TITLES: dict[AlertKind, str] = {
+    "WARNING": "sigma: held-out loss is rising",
+    "RECOVERED": "sigma: held-out loss has recovered",
 }
 
 _ADVICE: dict[AlertKind, str] = {
@@ -36,41 +50,123 @@ _ADVICE: dict[AlertKind, str] = {
         "All probe examples have one and the same embedding: look at weight decay, at the "
         "normalisation layers, and at the loss."
     ),
+    "NO_DATA": (
+        "Checks fail or do not happen, so a collapse would go unseen: look for the first failure "
+        "in console and record."
+    ),
+    "FLAPPING": (
+        "The series crosses a threshold again and again: look at it, and pass a detector preset "
+        'such as "quiet", or more probe examples, if it is only noise.'
+    ),
 }
+_EXPANSION_ADVICE = (
+    "Memorising and training on model-made text expand the representations of real text; so does "
+    "healthy training from scratch. Look at held-out loss and at what the data loader gives."
+)
+_GENERATION_ADVICE = (
+    "Look at some of the text the model writes, and at the share of model-made text in the data. "
+    "A narrow-domain fine-tune is meant to narrow it; then held-out loss improves."
+)
+_LOSS_ADVICE = (
+    "Go back to the best checkpoint; look at learning rate, data and memorisation since the onset. "
+    "A new data mixture or a learning-rate warm-up can raise it for a while."
+)
 
 
-def worded(alert: Alert, *, loss: float | None = None, start_loss: float | None = None) -> Alert:
+def worded(
+    alert: Alert,
+    *,
+    loss: float | None = None,
+    start_loss: float | None = None,
+    quotes: Sequence[str] = (),
+) -> Alert:
     """The alert with title, text and advice filled in.
 
     Args:
         alert: As the detector raised it, with layer, convention and interval added.
         loss: Held-out loss at this check, nats per token.
-        start_loss: Held-out loss at the first check.
+        start_loss: Held-out loss at baseline.
+        quotes: Texts to show at the end.
     """
-    text = f"{alert.kind} at step {alert.step} (check {alert.check}). {_finding(alert)}"
+    parts = [f"{alert.kind} at step {alert.step} (check {alert.check})."]
+    if alert.reminder:
+        parts.append("It goes on.")
+    parts.append(_finding(alert))
+    if alert.kind in ("WARNING", "COLLAPSED"):
+        parts += _circumstances(alert)
     if loss is not None and start_loss is not None and alert.kind != "BASELINE":
-        text += f" Held-out loss {loss:.3g} nats per token, {start_loss:.3g} at the first check."
+        parts.append(f"Held-out loss {loss:.3g} nats per token, {start_loss:.3g} at its baseline.")
+    parts += [f"\u201c{quote.strip()}\u201d" for quote in quotes]
     return replace(
-        alert, title=_TITLES[alert.kind], text=text.strip(), advice=_ADVICE.get(alert.kind, "")
+        alert,
+        title=_title(alert),
+        text=" ".join(part for part in parts if part),
+        advice=_advice(alert),
     )
 
 
+def _title(alert: Alert) -> str:
+    expands = alert.side == "expansion" and alert.kind == "WARNING"
+    if alert.channel == "loss":
+        return _LOSS_TITLES.get(alert.kind, _TITLES[alert.kind])
+    if alert.channel == "generation":
+        found = _GENERATION_TITLES.get(alert.kind, _TITLES[alert.kind])
+        return _GENERATION_EXPANSION_TITLE if expands else found
+    return _EXPANSION_TITLE if expands else _TITLES[alert.kind]
+
+
+def _advice(alert: Alert) -> str:
+    if alert.kind in ("WARNING", "COLLAPSED"):
+        if alert.channel == "loss":
+            return _LOSS_ADVICE
+        if alert.channel == "generation":
+            return _GENERATION_ADVICE
+        if alert.side == "expansion" and alert.kind == "WARNING":
+            return _EXPANSION_ADVICE
+    return _ADVICE.get(alert.kind, "")
+
+
 def _finding(alert: Alert) -> str:
-    where = f"layer {alert.layer}" if alert.layer is not None else "the model"
+    where = "the model" if alert.layer is None else f"layer {alert.layer}"
     if alert.kind == "NONFINITE":
         return f"Probe embeddings of {where} hold NaN or infinity."
     if alert.kind == "VANISHED":
         return f"Probe embeddings of {where} are all equal: no spectrum is left."
+    if alert.kind == "NO_DATA":
+        return "Several checks in a row gave nothing; the status is that of the last one."
     if alert.value is None:
         return alert.text
     what = (alert.functional or "value").rpartition("/")[2].replace("_", " ")
-    finding = f"{what.capitalize()} of {alert.convention}, {where}: {alert.value:.3g}"
+    of = f" of {alert.convention}" if alert.convention is not None else ""
+    place = "" if alert.layer is None else f", {where}"
+    finding = f"{what.capitalize()}{of}{place}: {alert.value:.3g}"
     if alert.low is not None and alert.high is not None:
         finding += f" [{alert.low:.3g}, {alert.high:.3g}]"
     if alert.ratio is not None and alert.baseline is not None:
-        finding += f", median {alert.ratio:.0%} of its baseline {alert.baseline:.3g}"
+        name = "best" if alert.channel == "loss" else "baseline"
+        finding += f", median {alert.ratio:.0%} of its {name} {alert.baseline:.3g}"
     if alert.floor is not None and alert.kind == "COLLAPSED":
         finding += f", at or below the floor of {alert.floor:g}: all texts point one way"
     if alert.onset_step is not None:
-        finding += f", low since step {alert.onset_step}"
+        finding += f", {_OFF[alert.side]} since step {alert.onset_step}"
     return finding + "."
+
+
+_OFF = {"contraction": "low", "expansion": "high", None: "low"}
+
+
+def _circumstances(alert: Alert) -> list[str]:
+    """Which layers, where it goes, what it means, which examples."""
+    found = []
+    if len(alert.affected) > 1:
+        first, *others = alert.affected
+        about = "" if alert.onset_step is None else f", about step {alert.onset_step}"
+        found.append(f"First at {first}{about}; then at {', '.join(others)}.")
+    if alert.forecast is not None:
+        found.append(f"Forecast: {alert.forecast}.")
+    if alert.verdict is not None:
+        found.append(f"Verdict: {alert.verdict}.")
+    if alert.moved_examples:
+        named = ", ".join(str(example) for example in alert.moved_examples)
+        found.append(f"Probe examples whose influence changed most: {named}.")
+    return found

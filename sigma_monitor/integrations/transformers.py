@@ -155,9 +155,12 @@ class SigmaCallback(TrainerCallback):
         model: Any = None,
         train_dataloader: Any = None,
         eval_dataloader: Any = None,
+        processing_class: Any = None,
         **_: Any,
     ) -> None:
         """Choose the probe set, and check before the first step."""
+        if self.monitor.tokenizer is None:
+            self.monitor.tokenizer = processing_class
         if self.monitor.probes is None:
             self.monitor.probes = self._default_probes(train_dataloader, eval_dataloader)
             if self.monitor.probes is None:

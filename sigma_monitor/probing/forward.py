@@ -24,10 +24,11 @@ from sigma_monitor.probing.layers import (
 from sigma_monitor.probing.pooling import Pooling, Rows, check_pooling, pool
 from sigma_monitor.probing.probe_set import ProbeSet
 
-__all__ = ["EmbedFn", "Probe", "Reading"]
+__all__ = ["EmbedFn", "Probe", "Reading", "TokenLosses", "device_of", "out_of_memory"]
 
 EmbedFn = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
+_LAST = "last"
 _MICRO_BATCH = 32
 _LOGIT_BYTES = 64 * 2**20
 # bf16 rounds to 0.4 %; a head that is scaled or capped after the product is off by more.
@@ -36,18 +37,41 @@ _IGNORED_LABEL = -100
 _NOT_PASSED = ("labels", "return_loss", "use_cache")
 
 
+@dataclass(frozen=True)
+class TokenLosses:
+    """Token cross-entropy of each probe example."""
+
+    sums: tuple[float, ...]  # (examples,) nats, over the tokens of the example
+    tokens: tuple[int, ...]  # (examples,) tokens that were predicted, one at least in all
+
+    @property
+    def mean(self) -> float:
+        """Over all tokens, nats."""
+        return sum(self.sums) / sum(self.tokens)
+
+    def first(self, n: int) -> TokenLosses | None:
+        """Those of the first `n` examples; None when nothing was predicted in them."""
+        return TokenLosses(self.sums[:n], self.tokens[:n]) if sum(self.tokens[:n]) else None
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What one pass over the probe set gave."""
 
     layers: Mapping[str, Rows]
     finite: float  # share of examples whose embeddings are finite at every layer
-    loss: float | None  # mean token cross-entropy, nats
+    losses: TokenLosses | None  # held-out loss; None where the head cannot be applied by itself
+
+    @property
+    def loss(self) -> float | None:
+        """Mean token cross-entropy, nats."""
+        return None if self.losses is None else self.losses.mean
 
     def first(self, n: int) -> Reading:
-        """What the first `n` examples alone gave, but for the loss, which is not split."""
+        """What the first `n` examples alone gave."""
         layers = {name: rows.first(n) for name, rows in self.layers.items()}
-        return Reading(layers, self.finite, None)
+        losses = None if self.losses is None else self.losses.first(n)
+        return Reading(layers, self.finite, losses)
 
 
 class Probe:
@@ -98,7 +122,7 @@ class Probe:
                 try:
                     return self._pass(model, probes)
                 except RuntimeError as error:
-                    if not _out_of_memory(error):
+                    if not out_of_memory(error):
                         raise
                     if self.micro_batch == 1:
                         raise ProbeError(
@@ -108,9 +132,9 @@ class Probe:
                 self.micro_batch //= 2
 
     def _pass(self, model: nn.Module, probes: ProbeSet) -> Reading:
-        device = _device(model)
+        device = device_of(model)
         rows: dict[str, list[Rows]] = {}
-        losses = _LossSum()
+        losses = _Losses()
         call = self._call_embed_fn if self.embed_fn is not None else self._call_model
         for batch in probes.batches(self.micro_batch):
             # A copy: a model that writes into its inputs must not reach the probe set.
@@ -120,21 +144,22 @@ class Probe:
                 rows.setdefault(name, []).append(pool(hidden, mask, self.pooling))
         layers = {name: _joined(parts) for name, parts in rows.items()}
         finite = torch.stack([joined.finite.cpu() for joined in layers.values()]).all(0)
-        return Reading(layers, float(finite.double().mean()), losses.mean())
+        return Reading(layers, float(finite.double().mean()), losses.result())
 
     def _call_embed_fn(
-        self, model: nn.Module, inputs: dict[str, Tensor], _losses: _LossSum
+        self, model: nn.Module, inputs: dict[str, Tensor], _losses: _Losses
     ) -> dict[str, Tensor]:
         assert self.embed_fn is not None
         return {"last": hidden_states(self.embed_fn(model, inputs), "embed_fn").detach()}
 
     def _call_model(
-        self, model: nn.Module, inputs: dict[str, Tensor], losses: _LossSum
+        self, model: nn.Module, inputs: dict[str, Tensor], losses: _Losses
     ) -> dict[str, Tensor]:
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             model = _encoder(model)
         modules = find_layers(model, self.layers)
-        with captured(modules) as outputs:
+        before_head = find_layers(model, _LAST) if _head(model) is not None else {}
+        with captured(before_head | modules) as outputs:
             result = model(**_accepted(model, inputs))
         missing = [name for name in modules if name not in outputs]
         if missing:
@@ -142,17 +167,17 @@ class Probe:
                 f"layer {missing[0]} was not used in the forward pass: pass another one in layers=."
             )
         hidden = {name: hidden_states(output, name) for name, output in outputs.items()}
-        if "last" in hidden and hidden["last"].ndim == 3:
-            losses.add(model, hidden["last"], getattr(result, "logits", None), inputs)
-        return hidden
+        if _LAST in hidden and hidden[_LAST].ndim == 3:
+            losses.add(model, hidden[_LAST], getattr(result, "logits", None), inputs)
+        return {name: hidden[name] for name in modules}
 
 
-class _LossSum:
-    """Held-out token cross-entropy, summed over micro-batches."""
+class _Losses:
+    """Held-out token cross-entropy of each example, micro-batch by micro-batch."""
 
     def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self.tokens: Tensor | None = None
+        self.sums: list[Tensor] = []
+        self.tokens: list[Tensor] = []
         self.possible = True
 
     def add(
@@ -163,7 +188,7 @@ class _LossSum:
             placed = {name: tensor.to(hidden.device) for name, tensor in inputs.items()}
             self._add(model, hidden, logits, placed)
         except (RuntimeError, TypeError) as error:  # packed, sharded or offloaded weights
-            if isinstance(error, RuntimeError) and _out_of_memory(error):
+            if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
             self.possible = False
 
@@ -177,7 +202,7 @@ class _LossSum:
             return
         if isinstance(logits, Tensor):
             logits = logits.to(hidden.device)
-        if self.total is None and not _head_gives(head, hidden, logits):
+        if not self.sums and not _head_gives(head, hidden, logits):
             self.possible = False
             return
         labels = ids
@@ -189,25 +214,24 @@ class _LossSum:
         targets = labels[:, 1:].reshape(-1)
         states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         block = max(1, _LOGIT_BYTES // (4 * _vocabulary(head)))
-        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # no fp64 there
-        total = torch.zeros((), dtype=wide, device=hidden.device)
-        for start in range(0, len(targets), block):
-            part = slice(start, start + block)
-            total += F.cross_entropy(
-                _apply_head(head, states[part]).float(),
-                targets[part],
+        losses = [
+            F.cross_entropy(
+                _apply_head(head, states[start : start + block]).float(),
+                targets[start : start + block],
                 ignore_index=_IGNORED_LABEL,
-                reduction="sum",
+                reduction="none",
             )
-        tokens = (targets != _IGNORED_LABEL).sum()
-        self.total = total if self.total is None else self.total + total
-        self.tokens = tokens if self.tokens is None else self.tokens + tokens
+            for start in range(0, len(targets), block)
+        ]
+        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # no fp64 there
+        self.sums.append(torch.cat(losses).view(len(ids), -1).sum(1, dtype=wide))
+        self.tokens.append((labels[:, 1:] != _IGNORED_LABEL).sum(1))
 
-    def mean(self) -> float | None:
-        if not self.possible or self.total is None or self.tokens is None:
+    def result(self) -> TokenLosses | None:
+        if not self.possible or not self.sums:
             return None
-        tokens = int(self.tokens)
-        return float(self.total) / tokens if tokens else None
+        sums, tokens = torch.cat(self.sums).tolist(), torch.cat(self.tokens).tolist()
+        return TokenLosses(tuple(sums), tuple(tokens)) if sum(tokens) else None
 
 
 def _head(model: nn.Module) -> nn.Linear | None:
@@ -279,12 +303,14 @@ def _encoder(model: Any) -> nn.Module:
     return encoder
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model wants its inputs."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether smaller batches may help."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     # The list of messages in accelerate lacks that of the asynchronous CUDA allocator.

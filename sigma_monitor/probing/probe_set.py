@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing.guard import frozen_generators
 
-__all__ = ["DEFAULT_EXAMPLES", "DEFAULT_MAX_LENGTH", "ProbeSet", "is_map_style"]
+__all__ = ["DEFAULT_EXAMPLES", "DEFAULT_MAX_LENGTH", "ProbeSet", "is_map_style", "tokenized"]
 
 DEFAULT_EXAMPLES = 128
 DEFAULT_MAX_LENGTH = 128
@@ -97,13 +97,7 @@ class ProbeSet:
         if isinstance(texts, str):
             raise InputError("texts is one string: pass a list of texts, one per example.")
         chosen = [texts[index] for index in _choose(len(texts), n, seed, "texts")]
-        with _unchanged(tokenizer):
-            encoded = tokenizer(chosen, truncation=True, max_length=max_length)["input_ids"]
-        ids = [torch.as_tensor(row)[:max_length] for row in encoded]
-        empty = sum(len(row) == 0 for row in ids)
-        if empty:
-            raise InputError(f"{empty} of {len(ids)} probe texts have no token: drop empty texts.")
-        return cls(_padded([{"input_ids": row} for row in ids]), held_out, "texts")
+        return cls(tokenized(chosen, tokenizer, max_length), held_out, "texts")
 
     @classmethod
     def from_dataset(
@@ -208,6 +202,21 @@ class ProbeSet:
         """Model inputs in micro-batches of at most `size` examples, in order."""
         for start in range(0, len(self), size):
             yield {name: tensor[start : start + size] for name, tensor in self.tensors.items()}
+
+
+def tokenized(texts: Sequence[str], tokenizer: Any, max_length: int) -> dict[str, Tensor]:
+    """Token ids of all texts in order, padded on the right, with their mask.
+
+    Raises:
+        InputError: When a text has no token.
+    """
+    with _unchanged(tokenizer):
+        encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    ids = [torch.as_tensor(row)[:max_length] for row in encoded]
+    empty = sum(len(row) == 0 for row in ids)
+    if empty:
+        raise InputError(f"{empty} of {len(ids)} probe texts have no token: drop empty texts.")
+    return _padded([{"input_ids": row} for row in ids])
 
 
 def is_map_style(dataset: Any) -> bool:

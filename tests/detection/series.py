@@ -57,8 +57,8 @@ def statuses(detector: Detector, series: Iterable[float]) -> list[Status]:
 
 
 def kinds(alerts: Iterable[Alert]) -> list[str]:
-    """What the alerts are."""
-    return [alert.kind for alert in alerts]
+    """What the alerts are, reminders of a lasting episode left out."""
+    return [alert.kind for alert in alerts if not alert.reminder]
 
 
 def first_at(found: list[Status], status: Status, onset: int = 0) -> float:

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from sigma_monitor.alert import Status
-from sigma_monitor.detection import Detector
+from sigma_monitor.detection import Detector, Episode, Thresholds
+from sigma_monitor.errors import InputError
 from tests.detection.series import LEVEL, feed, kinds, levels, noise, statuses
 
 
@@ -36,7 +37,7 @@ def test_a_sudden_collapse_tells_warning_and_collapsed_once_each():
 def test_collapsed_falls_back_by_recovery_only():
     detector = started()
     feed(detector, levels((0.3, 20)))
-    assert feed(detector, levels((0.6, 50), (0.3, 50), (0.87, 200))) == []
+    assert kinds(feed(detector, levels((0.6, 50), (0.3, 50), (0.87, 200)))) == []
     assert detector.status is Status.COLLAPSED
     assert kinds(feed(detector, levels((0.89, 20)))) == ["RECOVERED"]
     assert detector.status is Status.HEALTHY
@@ -44,11 +45,11 @@ def test_collapsed_falls_back_by_recovery_only():
 
 @pytest.mark.parametrize("ratio", [0.81, 0.87])
 def test_between_warning_and_recovery_nothing_changes(ratio):
-    healthy, warned = started(), started()
+    healthy, warned = started(trend=False), started()
     feed(warned, levels((0.6, 10)))
     for detector in (healthy, warned):
         before = detector.status
-        assert feed(detector, levels((ratio, 300))) == []
+        assert kinds(feed(detector, levels((ratio, 300)))) == []
         assert detector.status is before
 
 
@@ -57,7 +58,7 @@ def test_recovery_wants_ten_checks_in_a_row():
     feed(detector, levels((0.6, 20)))
     # Five of nine up are enough for one check; a relapse of five begins the count anew.
     for _ in range(20):
-        assert feed(detector, levels((1.0, 9), (0.6, 5))) == []
+        assert kinds(feed(detector, levels((1.0, 9), (0.6, 5)))) == []
     assert detector.status is Status.WARNING
     assert kinds(feed(detector, levels((1.0, 14)))) == ["RECOVERED"]
 
@@ -126,6 +127,7 @@ def test_missing_values_never_enter_the_series(kind, value, baseline):
         assert broken.ratio == plain.ratio
     states = plain.state_dict(), broken.state_dict()
     assert states[0].pop("checks") < states[1].pop("checks")
+    assert states[0].pop("gaps") != states[1].pop("gaps")
     assert states[0] == states[1]
 
 
@@ -166,25 +168,25 @@ def test_the_floor_is_collapse_after_five_in_a_row(floor):
 
 
 def test_the_floor_itself_is_too_low_and_four_in_a_row_are_not(floor):
-    assert feed(floor, floors(*[1.3, 1.3, 1.3, 1.3, 2.01] * 40)) == []
+    assert kinds(feed(floor, floors(*[1.3, 1.3, 1.3, 1.3, 2.01] * 40))) == []
     assert kinds(feed(floor, floors(*[2.0] * 5))) == ["COLLAPSED"]
 
 
 def test_above_the_floor_no_drop_is_told(floor):
-    assert feed(floor, floors(*[100.0] * 50, *[2.01] * 50)) == []
+    assert kinds(feed(floor, floors(*[100.0] * 50, *[2.01] * 50))) == []
 
 
 def test_a_short_run_has_less_patience_with_the_floor():
     floor = Detector(baseline="none", floor=2.0, expected_checks=20)
-    assert feed(floor, floors(1.3, 1.3)) == []
+    assert kinds(feed(floor, floors(1.3, 1.3))) == []
     assert kinds(feed(floor, floors(1.3))) == ["COLLAPSED"]
 
 
 def test_the_floor_recovers_with_hysteresis_and_alerts_again(floor):
     feed(floor, floors(*[1.3] * 5))
     # As far above the floor as the relative rule wants it: 2.0 / 0.88 = 2.27.
-    assert feed(floor, floors(*[2.2] * 100)) == []
-    assert feed(floor, floors(*[2.3] * 9, 2.2)) == []
+    assert kinds(feed(floor, floors(*[2.2] * 100))) == []
+    assert kinds(feed(floor, floors(*[2.3] * 9, 2.2))) == []
     assert kinds(feed(floor, floors(*[2.3] * 10))) == ["RECOVERED"]
     assert kinds(feed(floor, floors(*[1.3] * 50))) == ["COLLAPSED"]
 
@@ -193,5 +195,129 @@ def test_a_floor_beside_a_baseline_holds_until_both_have_recovered():
     detector = Detector(baseline="start", floor=30.0)
     feed(detector, levels((1.0, 10)))
     assert kinds(feed(detector, levels((0.74, 20)))) == ["COLLAPSED"]  # 29.6
-    assert feed(detector, levels((0.84, 50))) == []  # 33.6: above neither 34.1 nor 0.88
+    assert kinds(feed(detector, levels((0.84, 50)))) == []  # 33.6: above neither 34.1 nor 0.88
     assert kinds(feed(detector, levels((0.90, 50)))) == ["RECOVERED"]
+
+
+def test_a_lasting_episode_is_told_again_every_hundred_checks():
+    detector = started()
+    alerts = feed(detector, levels((0.6, 350)), first=10)
+    assert [(alert.step, alert.reminder) for alert in alerts] == [
+        (12, False),
+        (112, True),
+        (212, True),
+        (312, True),
+    ]
+    assert {alert.kind for alert in alerts} == {"WARNING"}
+
+
+def swinging(checks):
+    """Between collapse and health, as fast as both patiences allow."""
+    return levels(*[(0.3, 12), (1.0, 25)] * (checks // 37))
+
+
+def test_flapping_is_told_once_and_mutes_all_but_the_first_collapse():
+    detector = started()
+    alerts = feed(detector, swinging(1000))
+    told = kinds(alerts)
+    # WARNING, COLLAPSED, recovered: three changes; the fourth within a hundred checks is flapping.
+    assert told[:4] == ["WARNING", "COLLAPSED", "RECOVERED", "FLAPPING"]
+    assert told.count("FLAPPING") == 1
+    assert len(alerts) <= 6
+    after = feed(detector, levels((1.0, 200)))
+    assert kinds(after) == (["RECOVERED"] if "COLLAPSED" in told[4:] else [])
+    assert kinds(feed(detector, levels((0.6, 10)))) == ["WARNING"]
+
+
+def test_what_was_held_back_is_told_when_it_is_calmer():
+    detector = started(flapping_checks=60)
+    feed(detector, swinging(300))
+    alerts = feed(detector, levels((1.0, 70), (0.6, 130)))
+    assert kinds(alerts)[-1] == "WARNING"
+    assert detector.status is Status.WARNING
+
+
+def test_an_episode_tells_a_higher_severity_of_the_same_status():
+    episode = Episode(Thresholds())
+
+    def told(status, severity):
+        return [(n.kind, n.severity) for n in episode.update(status, severity)]
+
+    assert told(Status.HEALTHY, "info") == []
+    assert told(Status.WARNING, "info") == [("WARNING", "info")]
+    assert told(Status.WARNING, "info") == []
+    assert told(Status.WARNING, "warn") == [("WARNING", "warn")]
+    assert told(Status.WARNING, "info") == []
+    assert told(Status.WARNING, "warn") == []
+    assert told(Status.COLLAPSED, "info") == [("COLLAPSED", "info")]
+    assert told(Status.COLLAPSED, "error") == [("COLLAPSED", "error")]
+    assert told(Status.HEALTHY, "info") == [("RECOVERED", "info")]
+    assert told(Status.WARNING, "info") == [("FLAPPING", "info")]
+
+
+def test_information_is_never_reminded_of():
+    episode = Episode(Thresholds())
+    told = [episode.update(Status.WARNING, "info") for _ in range(500)]
+    assert [news.kind for found in told for news in found] == ["WARNING"]
+
+
+def test_alternating_gaps_are_told_a_few_times_and_leave_alerts_alone():
+    detector = started()
+    series = [x for value in levels((1.0, 40), (0.6, 40)) for x in (value, math.nan)]
+    told = kinds(feed(detector, series))
+    assert told.count("NONFINITE") == 3
+    assert told.count("FLAPPING") == 1
+    assert told[-1] == "WARNING"
+
+
+def test_missed_checks_are_told_at_the_third_and_change_nothing():
+    detector = started()
+    feed(detector, levels((0.6, 5)))
+    before = detector.state_dict()
+    told = []
+    for step in range(20):
+        assert detector.missed(step) is Status.WARNING
+        told += [(alert.kind, alert.step, alert.severity) for alert in detector.alerts]
+    assert told == [("NO_DATA", 2, "warn")]
+    assert {**detector.state_dict(), "missed_in_a_row": 0} == before
+    detector.update(20, LEVEL)
+    assert detector.missed_in_a_row == 0
+
+
+def test_rebaseline_takes_the_next_check_as_reference():
+    detector = started()
+    feed(detector, levels((0.6, 20)))
+    detector.rebaseline()
+    assert detector.status is Status.WARMUP
+    assert kinds(feed(detector, levels((0.6, 100)))) == ["BASELINE"]
+    assert detector.status is Status.HEALTHY
+    assert detector.ratio == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("baseline", ["start", "plateau"])
+@pytest.mark.parametrize("at", [5, 70])
+def test_bridge_moves_the_past_with_the_baseline(baseline, at):
+    plain, bridged = Detector(baseline=baseline), Detector(baseline=baseline)
+    series = levels((1.0, 60), (0.6, 30))
+    for step, value in enumerate(series):
+        if step == at:
+            bridged.bridge(1.5)
+        plain.update(step, value)
+        bridged.update(step, value + 1.5 * (step >= at))
+        assert bridged.status is plain.status
+        assert kinds(bridged.alerts) == kinds(plain.alerts)
+    assert bridged.ratio == pytest.approx(plain.ratio)
+
+
+@pytest.mark.parametrize("offset", [math.nan, math.inf])
+def test_a_bridge_without_length_is_refused(offset):
+    with pytest.raises(InputError, match=str(offset)):
+        started().bridge(offset)
+
+
+def test_a_baseline_of_another_run_is_watched_from_the_first_check():
+    other = started().baseline
+    detector = Detector(baseline=other)
+    assert detector.status is Status.HEALTHY
+    assert kinds(feed(detector, levels((0.6, 3)))) == ["WARNING"]
+    assert detector.ratio == pytest.approx(0.6)

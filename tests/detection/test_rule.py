@@ -1,6 +1,7 @@
 """Thresholds: what is refused, how windows follow the length of the run, what the gate lets by."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,9 @@ def test_windows_shrink_with_the_run_and_ratios_do_not():
         "collapsed_patience",
         "recovered_patience",
         "floor_patience",
+        "trend_window",
+        "trend_spacing",
+        "trend_horizon",
     ]
     for name in windows:
         lengths = [getattr(rule, name) for rule in rules]
@@ -92,7 +96,14 @@ def test_the_baseline_is_there_in_time_to_be_of_use(expected):
     assert soonest + rule.plateau_limit <= 0.65 * expected
 
 
-RATIOS = ["warning_slow", "warning_fast", "collapsed", "recovered"]
+RATIOS = [
+    "warning_slow",
+    "warning_fast",
+    "warning_trend",
+    "trend_target",
+    "collapsed",
+    "recovered",
+]
 COUNTS = [
     "collapsed_patience",
     "recovered_patience",
@@ -100,6 +111,13 @@ COUNTS = [
     "slow_window",
     "fast_window",
     "baseline_checks",
+    "trend_window",
+    "trend_spacing",
+    "trend_horizon",
+    "no_data_after",
+    "reminder_checks",
+    "flapping_transitions",
+    "flapping_checks",
 ]
 
 
@@ -114,6 +132,8 @@ COUNTS = [
         ("recovered", 0.79),
         ("slow_window", 2.5),
         ("fast_window", 12),  # longer than the slow one, and so than what is kept
+        ("trend_spacing", 31),  # longer than the window of the trend
+        ("trend_target", 0.9),  # at warning_trend: a level, not a trend
         ("noise_multiple", math.nan),  # no drop would ever pass the gate
         ("floor", 0.0),  # has no logarithm
         ("floor", -2.0),
@@ -141,7 +161,7 @@ def test_an_unknown_baseline_is_refused(baseline):
 
 @pytest.mark.parametrize("ratio", [0.01, 0.3, 0.5, 0.75, 0.87])
 def test_collapsing_at_keeps_the_levels_in_order(ratio):
-    rule = Thresholds.collapsing_at(ratio)
+    rule = Thresholds().collapsing_at(ratio)
     assert rule.collapsed == ratio
     assert rule.warning_fast == max(ratio, 0.70)
     assert rule.warning_slow == max(ratio, 0.80)
@@ -150,4 +170,25 @@ def test_collapsing_at_keeps_the_levels_in_order(ratio):
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 0.88, 1.0, 40.0, math.nan])
 def test_a_collapse_ratio_without_room_for_recovery_is_refused(ratio):
     with pytest.raises(InputError, match=f"collapse ratio {ratio!r}"):
-        Thresholds.collapsing_at(ratio)
+        Thresholds().collapsing_at(ratio)
+
+
+@pytest.mark.parametrize("preset", ["default", "sensitive", "quiet"])
+def test_presets_are_whole_rules_that_own_thresholds_win_over(preset):
+    rule = Thresholds.of(preset)
+    assert Thresholds.of(preset, slow_window=11) == replace(rule, slow_window=11)
+    assert Detector(preset=preset).thresholds == rule
+    assert (rule == Thresholds()) is (preset == "default")
+
+
+def test_presets_are_ordered_from_quiet_to_sensitive():
+    quiet, default, sensitive = (Thresholds.of(p) for p in ("quiet", "default", "sensitive"))
+    for name in ("warning_slow", "warning_fast", "collapsed", "recovered"):
+        assert getattr(quiet, name) < getattr(default, name) < getattr(sensitive, name)
+    assert quiet.noise_multiple > default.noise_multiple > sensitive.noise_multiple
+
+
+@pytest.mark.parametrize("preset", ["loud", "", None])
+def test_an_unknown_preset_is_refused(preset):
+    with pytest.raises(InputError, match=f"preset={preset!r}.*default, sensitive, quiet"):
+        Thresholds.of(preset)

@@ -94,14 +94,19 @@ def test_a_missing_field_is_refused_and_nothing_changed(alarmed, name):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("status", "ASLEEP"),
+        ("level", "ASLEEP"),
         ("thresholds", {"colour": 1}),
         ("thresholds", {"collapsed": 1.5}),
         ("baseline", {"kind": "start"}),
-        ("window", ["low"]),
-        ("window", None),
+        ("points", ["low"]),
+        ("points", None),
         ("unmeasured_in_a_row", "none"),
         ("checks", "many"),
+        ("kind", "middle"),
+        ("finding", {"status": "ASLEEP"}),
+        ("episode", {"told": "HEALTHY"}),
+        ("onset_step", "early"),
+        ("gaps", {"changes": ["x"], "muted": False}),
     ],
 )
 def test_a_malformed_field_is_refused_and_nothing_changed(alarmed, name, value):

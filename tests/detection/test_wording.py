@@ -81,7 +81,7 @@ def test_the_floor_is_named_instead_of_a_baseline():
 def test_held_out_loss_is_told_beside_what_it_was():
     text = worded(alert("WARNING"), loss=4.25, start_loss=2.5).text
     assert "4.25 nats" in text
-    assert "2.5 at the first check" in text
+    assert "2.5 at its baseline" in text
     assert "loss" not in worded(alert("WARNING"), loss=4.25).text
 
 

@@ -307,4 +307,5 @@ def test_the_first_examples_of_a_reading_are_those_of_the_first_examples():
             part.layers[layer].embeddings, alone.layers[layer].embeddings, **ROUNDING
         )
         assert part.layers[layer].groups.tolist() == alone.layers[layer].groups.tolist()
-    assert part.loss is None
+    assert part.losses.tokens == alone.losses.tokens
+    assert part.losses.sums == pytest.approx(alone.losses.sums, rel=1e-5)

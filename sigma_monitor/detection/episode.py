@@ -1,0 +1,143 @@
+"""What of a series of statuses is news: one alert per episode and severity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sigma_monitor.alert import AlertKind, Severity, Status
+from sigma_monitor.detection.rule import Thresholds
+
+__all__ = ["Episode", "Flapping", "News"]
+
+_RANK: dict[Severity, int] = {"info": 0, "warn": 1, "error": 2}
+
+
+@dataclass(frozen=True)
+class News:
+    """Something to be told."""
+
+    kind: AlertKind
+    severity: Severity
+    reminder: bool = False
+
+
+class Flapping:
+    """Counts changes, and says when they are too many to be told one by one.
+
+    More than `flapping_transitions` of them in `flapping_checks` checks are.
+    """
+
+    def __init__(self, rule: Thresholds) -> None:
+        self._rule = rule
+        self._changes: list[int] = []  # checks
+        self.muted = False
+
+    def update(self, check: int, *, changed: bool) -> bool:
+        """Take one check; whether it is the one from which news are held back."""
+        if changed:
+            self._changes.append(check)
+        oldest = check - self._rule.flapping_checks
+        self._changes = [change for change in self._changes if change > oldest]
+        was_muted, self.muted = self.muted, len(self._changes) > self._rule.flapping_transitions
+        return self.muted and not was_muted
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {"changes": list(self._changes), "muted": self.muted}
+
+    @classmethod
+    def from_state(cls, rule: Thresholds, state: Mapping[str, Any]) -> Flapping:
+        """What `state_dict()` was taken of."""
+        flapping = cls(rule)
+        flapping._changes = [int(check) for check in state["changes"]]
+        flapping.muted = bool(state["muted"])
+        return flapping
+
+
+class Episode:
+    """Remembers what was told.
+
+    An episode begins with WARNING or COLLAPSED and ends with RECOVERED. Within it only a higher
+    status or a higher severity is told again, and a reminder after `reminder_checks`. More than
+    `flapping_transitions` changes of status in `flapping_checks` checks are told once as FLAPPING;
+    from then on all but COLLAPSED is held back, until it is calmer and what then differs from what
+    was told last is told.
+    """
+
+    def __init__(self, rule: Thresholds) -> None:
+        self._rule = rule
+        self._check = 0
+        self._status = Status.HEALTHY
+        self._told = Status.HEALTHY  # the worst of this episode
+        self._told_severity: Severity = "info"
+        self._told_at = 0
+        self._flapping = Flapping(rule)
+
+    def update(self, status: Status, severity: Severity = "warn") -> list[News]:
+        """Take the status after one check.
+
+        Args:
+            status: HEALTHY or worse.
+            severity: Of the alert that this status would raise.
+        """
+        self._check += 1
+        changed, self._status = status != self._status, status
+        news = []
+        if self._flapping.update(self._check, changed=changed):
+            loud = self._told_severity != "info" or (status > Status.HEALTHY and severity != "info")
+            news.append(News("FLAPPING", "warn" if loud else "info"))
+        if status is Status.COLLAPSED > self._told:
+            news.append(self._tell(status, severity))
+        elif self._flapping.muted:
+            pass
+        elif status > Status.HEALTHY:
+            if status > self._told or _RANK[severity] > _RANK[self._told_severity]:
+                news.append(self._tell(status, severity))
+            elif self._reminder_due():
+                self._told_at = self._check
+                news.append(News(_kind(status), severity, reminder=True))
+        elif self._told > Status.HEALTHY:
+            self._told, self._told_severity = Status.HEALTHY, "info"
+            news.append(News("RECOVERED", "info"))
+        return news
+
+    def _tell(self, status: Status, severity: Severity) -> News:
+        self._told = max(status, self._told)
+        self._told_severity = max(severity, self._told_severity, key=_RANK.__getitem__)
+        self._told_at = self._check
+        return News(_kind(status), severity)
+
+    def _reminder_due(self) -> bool:
+        return (
+            self._told_severity != "info"
+            and self._check - self._told_at >= self._rule.reminder_checks
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {
+            "check": self._check,
+            "status": self._status.name,
+            "told": self._told.name,
+            "told_severity": self._told_severity,
+            "told_at": self._told_at,
+            "flapping": self._flapping.state_dict(),
+        }
+
+    @classmethod
+    def from_state(cls, rule: Thresholds, state: Mapping[str, Any]) -> Episode:
+        """The episode that `state_dict()` was taken of."""
+        episode = cls(rule)
+        episode._check, episode._told_at = int(state["check"]), int(state["told_at"])
+        episode._status, episode._told = Status[state["status"]], Status[state["told"]]
+        if state["told_severity"] not in _RANK:
+            raise ValueError(f"told_severity: {state['told_severity']!r}")
+        episode._told_severity = state["told_severity"]
+        episode._flapping = Flapping.from_state(rule, state["flapping"])
+        return episode
+
+
+def _kind(status: Status) -> AlertKind:
+    return "COLLAPSED" if status is Status.COLLAPSED else "WARNING"

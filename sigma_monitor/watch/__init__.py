@@ -1,0 +1,11 @@
+"""Measurements of one run in, status and alerts out.
+
+`layer` watches the spectra of one layer, `writing` what the model writes, `loss` its held-out loss;
+`channel` makes one status and one episode of several series, and `run` joins the channels.
+"""
+
+from sigma_monitor.watch.layer import FLOOR
+from sigma_monitor.watch.loss import LOSS_RULE
+from sigma_monitor.watch.run import RunWatch, WatchOptions
+
+__all__ = ["FLOOR", "LOSS_RULE", "RunWatch", "WatchOptions"]

@@ -1,0 +1,267 @@
+"""The detectors of one layer."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sigma_monitor.alert import Alert, AlertKind, Status
+from sigma_monitor.detection import PRESETS, Baseline, Detector
+from sigma_monitor.detection import baseline as baselines
+from sigma_monitor.estimate import Estimate
+from sigma_monitor.measure import FLOORED, WATCHED, Measured, VectorValues
+from sigma_monitor.spectrum.subspace import subspace_drift
+from sigma_monitor.spectrum.uncertainty import (
+    half_width,
+    mean_standard_error,
+    paired_difference,
+    paired_standard_error,
+)
+
+__all__ = ["FLOOR", "LayerWatch", "asked_for"]
+
+Array: TypeAlias = NDArray[np.float64]
+
+FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
+_LEAST_POOLED = 4 * FLOOR  # a rank that can hardly exceed the floor says nothing by being low
+_CONFIDENCE = 0.95
+_NAMED_EXAMPLES = 3
+
+
+class LayerWatch:
+    """The relative rule on centred rows, and the absolute floor on uncentred mean-pooled rows.
+
+    The floor is judged once the relative rule has a baseline: a model drawn at random, or one that
+    has only learnt unigrams, also points one way and is not harmed.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        rows: str,
+        *,
+        baseline: Literal["start", "plateau"] | Baseline,
+        expected_checks: int | None,
+        thresholds: Mapping[str, Any],
+    ) -> None:
+        self.layer = layer
+        self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
+        self._thresholds = dict(thresholds)
+        self.level = Detector(baseline=baseline, expected_checks=expected_checks, **thresholds)
+        self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
+        self.drift: float | None = None  # of the leading eigenspace since the baseline
+        self._half_width: float | None = None  # of log effective rank, paired
+        self._pooled: Estimate | None = None  # of the latest check, floored
+        self._latest: Measured | None = None
+        self._reference: Array | None = None  # (examples,) log ranks without each example
+        self._reference_vectors = np.empty(0)  # (vectors,) log ranks by test vector
+        self._reference_change = np.empty(0)  # (few,) since those, where a check was followed
+        self._reference_directions: Tensor | None = None  # (k, m)
+
+    @property
+    def status(self) -> Status:
+        """The worse of both."""
+        if self.level.status is Status.WARMUP:
+            return Status.WARMUP
+        return max(self.level.status, self.floor.status)
+
+    @property
+    def onset_step(self) -> int | None:
+        """Step at which the relative excursion began."""
+        return self.level.onset_step
+
+    @property
+    def unmeasured_in_a_row(self) -> int:
+        """Checks in a row that had nothing to measure (non-finite, vanished)."""
+        return self.level.unmeasured_in_a_row
+
+    def update(self, step: int, measured: Measured) -> list[Alert]:
+        """Take one check into account; the events it raised, without their words."""
+        warming_up = self.level.baseline is None
+        stderr = self._paired(measured)
+        self.level.update(step, measured.log_of(WATCHED), stderr)
+        self._latest = measured if measured.estimates else None
+        without = measured.log_rank_without
+        self._half_width = None
+        if stderr is not None and without is not None:
+            self._half_width = half_width(stderr, len(without), _CONFIDENCE)
+        if warming_up and without is not None:
+            self._load_reference(_referred(measured))
+        self.drift = None
+        if measured.directions is not None and self._reference_directions is not None:
+            self.drift = subspace_drift(measured.directions, self._reference_directions)
+        if not warming_up and measured.estimates and measured.pooled_limit >= _LEAST_POOLED:
+            self.floor.update(step, measured.log_of(FLOORED))
+            self._pooled = measured.estimates[FLOORED]
+        return [self._placed(event) for event in self.level.events]
+
+    def missed(self, step: int) -> list[Alert]:
+        """Take into account that a check did not happen."""
+        self.level.missed(step)
+        return [self._placed(event) for event in self.level.events]
+
+    def rebaseline(self) -> None:
+        """What comes next is the reference."""
+        self.level.rebaseline()
+        self.floor.rebaseline()
+
+    def describe(self, kind: AlertKind, step: int) -> Alert:
+        """An alert of the rule that says the worse thing, with its interval."""
+        if self.floor.status > self.level.status and self._pooled is not None:
+            alert = replace(
+                self.floor.describe(kind, step),
+                layer=self.layer,
+                functional=FLOORED,
+                convention="uncentred mean-pooled rows",
+                low=self._pooled.low,  # of sampling: there is no baseline to pair it with
+                high=self._pooled.high,
+                floor=FLOOR,
+            )
+        else:
+            alert = self._placed(self.level.describe(kind, step))
+        if kind in ("WARNING", "COLLAPSED"):
+            alert = replace(alert, moved_examples=self._moved_examples())
+        return alert
+
+    def _placed(self, alert: Alert) -> Alert:
+        alert = replace(
+            alert,
+            layer=self.layer,
+            functional=WATCHED,
+            convention=f"centred {self.rows} rows",
+        )
+        if alert.value is None or self._half_width is None:
+            return alert
+        # How sure its change from the baseline is.
+        factor = math.exp(self._half_width)
+        return replace(alert, low=alert.value / factor, high=alert.value * factor)
+
+    def _moved_examples(self) -> tuple[int, ...]:
+        """Examples whose influence on the log rank changed most since the baseline.
+
+        The influence of an example is what the log rank loses without it.
+        """
+        now = None if self._latest is None else self._latest.log_rank_without
+        before = self._reference
+        if now is None or before is None or len(now) != len(before):
+            return ()
+        change = np.abs((now - now.mean()) - (before - before.mean()))
+        if not np.isfinite(change).all() or not change.any():
+            return ()
+        return tuple(int(i) for i in np.argsort(-change, kind="stable")[:_NAMED_EXAMPLES])
+
+    def _paired(self, measured: Measured) -> float | None:
+        """Standard error of the change against the reference on the same examples, nats.
+
+        Of the finite probe set, and of the test vectors where the spectra are randomised.
+        """
+        without = measured.log_rank_without
+        if without is None or self._reference is None or len(without) != len(self._reference):
+            return None
+        sampling = paired_standard_error(self._reference, without)
+        return math.hypot(sampling, self._vector_error(measured.vector_values))
+
+    def _vector_error(self, values: VectorValues | None) -> float:
+        if values is None:
+            return 0.0
+        level, reference = values.level, self._reference_vectors
+        if len(reference) == len(level):
+            level = level - reference
+        change = paired_difference(values.change, self._reference_change)
+        # They share vectors and need not be independent.
+        return mean_standard_error(level) + mean_standard_error(change)
+
+    def reference(self) -> dict[str, Any] | None:
+        """What another run needs to be compared with this one's baseline; None in warm-up."""
+        if self.level.baseline is None:
+            return None
+        return {"baseline": asdict(self.level.baseline), **self._reference_state()}
+
+    def present(self) -> dict[str, Any] | None:
+        """The latest check as another run's baseline; None when nothing was measured."""
+        if self._latest is None or self.level.step is None:
+            return None
+        baseline = baselines.start(self.level.step, self._latest.log_of(WATCHED))
+        return {"baseline": asdict(baseline), **_referred(self._latest)}
+
+    def refer(self, reference: Mapping[str, Any]) -> None:
+        """Take the baseline of another run."""
+        self.level = Detector(
+            baseline=Baseline(**reference["baseline"]), **asdict(self.level.thresholds)
+        )
+        self._load_reference(reference)
+
+    def _reference_state(self) -> dict[str, Any]:
+        return {
+            "reference": None if self._reference is None else self._reference.tolist(),
+            "reference_vectors": self._reference_vectors.tolist(),
+            "reference_change": self._reference_change.tolist(),
+            "reference_directions": _packed(self._reference_directions),
+        }
+
+    def _load_reference(self, state: Mapping[str, Any]) -> None:
+        self._reference = _array(state["reference"])
+        self._reference_vectors = np.asarray(state["reference_vectors"], dtype=np.float64)
+        self._reference_change = np.asarray(state["reference_change"], dtype=np.float64)
+        self._reference_directions = _unpacked(state["reference_directions"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {
+            "level": self.level.state_dict(),
+            "floor": self.floor.state_dict(),
+            **self._reference_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        # What the user asks for now wins over the saved rule; its windows are those of the run.
+        level = state["level"]
+        asked = asked_for(self._thresholds)
+        self.level.load_state_dict({**level, "thresholds": {**level["thresholds"], **asked}})
+        self.floor.load_state_dict(state["floor"])
+        self._load_reference(state)
+
+
+def asked_for(thresholds: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Thresholds` that differ from the default because somebody said so."""
+    own = dict(thresholds)
+    return {**PRESETS[own.pop("preset", "default")], **own}
+
+
+def _referred(measured: Measured) -> dict[str, Any]:
+    """What the next checks are paired with, JSON-ready."""
+    without, values = measured.log_rank_without, measured.vector_values
+    return {
+        "reference": None if without is None else without.tolist(),
+        "reference_vectors": [] if values is None else values.level.tolist(),
+        "reference_change": [] if values is None else values.change.tolist(),
+        "reference_directions": _packed(measured.directions),
+    }
+
+
+def _array(values: Sequence[float] | None) -> Array | None:
+    return None if values is None else np.asarray(values, dtype=np.float64)
+
+
+def _packed(directions: Tensor | None) -> dict[str, Any] | None:
+    """Half precision as text: 22 kB for 8 directions of 1024 features."""
+    if directions is None:
+        return None
+    values = directions.float().cpu().numpy().astype("<f2")
+    return {"shape": list(values.shape), "base64": b64encode(values.tobytes()).decode()}
+
+
+def _unpacked(packed: Mapping[str, Any] | None) -> Tensor | None:
+    if packed is None:
+        return None
+    values = np.frombuffer(b64decode(packed["base64"]), dtype="<f2").reshape(packed["shape"])
+    return torch.from_numpy(values.astype(np.float16))

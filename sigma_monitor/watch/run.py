@@ -1,0 +1,229 @@
+"""Everything that is compared with a baseline in one run: three channels, one status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sigma_monitor.alert import Alert, Status
+from sigma_monitor.detection import Evidence, Thresholds
+from sigma_monitor.measure import Measured
+from sigma_monitor.probing import TokenLosses
+from sigma_monitor.watch.channel import ChannelWatch
+from sigma_monitor.watch.layer import LayerWatch
+from sigma_monitor.watch.loss import LossWatch
+from sigma_monitor.watch.writing import WritingWatch
+from sigma_monitor.writing import Writing
+
+__all__ = ["RunWatch", "WatchOptions"]
+
+_LAST = "last"
+_ONCE = ("NONFINITE", "VANISHED", "NO_DATA")  # the same of several layers is told once
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """What is the same for all series of a run."""
+
+    baseline: Literal["start", "plateau"] = "start"
+    rows: str = "token"  # "mean-pooled", "last-token": for the wording
+    expected_checks: int | None = None
+    expected_writings: int | None = None  # checks of the generation channel
+    thresholds: Mapping[str, Any] = field(default_factory=dict)  # of the layers
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RunWatch:
+    """The channels `representation`, `generation` and `loss`, each with its own episodes.
+
+    Args:
+        layers: Names of the layers that are read.
+        options: Baseline, expected length and thresholds.
+        writes: Whether the model's writing is watched too.
+    """
+
+    def __init__(self, layers: Sequence[str], options: WatchOptions, *, writes: bool) -> None:
+        self.layers = {
+            layer: LayerWatch(
+                layer,
+                options.rows,
+                baseline=options.baseline,
+                expected_checks=options.expected_checks,
+                thresholds=options.thresholds,
+            )
+            for layer in layers
+        }
+        self.loss = LossWatch(expected_checks=options.expected_checks, thresholds=options.loss)
+        self.writing = (
+            WritingWatch(
+                baseline=options.baseline,
+                expected_checks=options.expected_writings,
+                thresholds=options.generation,
+            )
+            if writes
+            else None
+        )
+        self._options = options
+        deciding = _LAST if _LAST in self.layers else list(self.layers)[-1]
+        rule = Thresholds.of(**options.thresholds)
+        self._representation = ChannelWatch("representation", rule, deciding=deciding)
+        self._generation = ChannelWatch("generation", Thresholds.of(**options.generation))
+        self._held_out = ChannelWatch("loss", Thresholds())
+
+    @property
+    def _channels(self) -> dict[str, ChannelWatch]:
+        return {
+            channel.channel: channel
+            for channel in (self._representation, self._generation, self._held_out)
+        }
+
+    @property
+    def status(self) -> Status:
+        """The worst over channels; WARMUP while the representation has no baseline."""
+        worst = max(channel.status for channel in self._channels.values())
+        return worst if worst > Status.HEALTHY else self._representation.status
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a stop that was asked for is due: COLLAPSED, and no loss excuses it."""
+        return any(
+            channel.status is Status.COLLAPSED and not channel.excused
+            for channel in self._channels.values()
+        )
+
+    @property
+    def unmeasured_in_a_row(self) -> int:
+        """Checks in a row in which some layer had nothing to measure."""
+        return max(layer.unmeasured_in_a_row for layer in self.layers.values())
+
+    @property
+    def _loud(self) -> bool:
+        """Whether another channel says already that something is wrong, and loss with it."""
+        return any(
+            channel.status > Status.HEALTHY and not channel.excused
+            for channel in (self._representation, self._generation)
+        )
+
+    @property
+    def excursion(self) -> bool:
+        """Whether the latest check of some layer was off its baseline by as much as a trend is.
+
+        Not once everything has been told that can be.
+        """
+        if self.status is Status.COLLAPSED:
+            return False
+        least = self._representation.rule.warning_trend
+        return any(not least < ratio < 1 / least for ratio in self.ratios.values())
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Layer -> effective rank over its baseline, where there is one."""
+        found = {name: layer.level.ratio for name, layer in self.layers.items()}
+        return {name: ratio for name, ratio in found.items() if ratio is not None}
+
+    def update(
+        self,
+        step: int,
+        measured: Mapping[str, Measured],
+        losses: TokenLosses | None,
+        writing: Writing | None = None,
+    ) -> list[Alert]:
+        """Take one check into account; the alerts it raised, without their words.
+
+        Args:
+            step: Training step.
+            measured: Spectra by layer.
+            losses: Held-out loss of the probe examples.
+            writing: What the model wrote; None at a check without.
+        """
+        self.loss.update(step, losses)
+        events = [
+            event
+            for name, layer in self.layers.items()
+            for event in layer.update(step, measured[name])
+        ]
+        if any(event.kind == "BASELINE" for event in events):
+            self.loss.begin(losses)
+        if self.writing is not None and writing is not None:
+            events += self.writing.update(step, writing)
+        lost = None if self.writing is None else self.writing.diversity_lost
+        evidence = Evidence(self.loss.judgement, lost)
+        news = self._representation.conclude(step, self.layers, evidence)
+        if self.writing is not None and writing is not None:
+            news += self._generation.conclude(step, self.writing.series, evidence)
+        if losses is not None and not self._loud:
+            news += self._held_out.conclude(step, {"loss": self.loss}, evidence)
+        return _told_once(events) + news
+
+    def missed(self, step: int) -> list[Alert]:
+        """Take into account that a check did not happen."""
+        return _told_once([e for layer in self.layers.values() for e in layer.missed(step)])
+
+    def rebaseline(self) -> None:
+        """What comes next is the reference, in every channel."""
+        for layer in self.layers.values():
+            layer.rebaseline()
+        self.loss.rebaseline()
+        if self.writing is not None:
+            self.writing.rebaseline()
+        for channel in self._channels.values():
+            channel.reset()
+
+    def reference(self) -> dict[str, Any]:
+        """JSON-ready baselines for another run to be compared with, as far as there are any."""
+        layers = {name: layer.reference() for name, layer in self.layers.items()}
+        return {
+            "layers": {name: found for name, found in layers.items() if found is not None},
+            "loss": self.loss.reference(),
+            "generation": None if self.writing is None else self.writing.reference(),
+        }
+
+    def present(self) -> dict[str, Any]:
+        """The latest check as baselines for another run, as far as it measured anything."""
+        layers = {name: layer.present() for name, layer in self.layers.items()}
+        return {
+            "layers": {name: found for name, found in layers.items() if found is not None},
+            "loss": self.loss.present(),
+            "generation": None if self.writing is None else self.writing.present(),
+        }
+
+    def refer(self, reference: Mapping[str, Any]) -> None:
+        """Take the baselines of another run.
+
+        Raises:
+            KeyError: When one of the layers is not in `reference`.
+        """
+        for name, layer in self.layers.items():
+            layer.refer(reference["layers"][name])
+        self.loss.refer(reference["loss"])
+        if self.writing is not None and reference["generation"] is not None:
+            self.writing.refer(reference["generation"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {
+            "layers": {name: layer.state_dict() for name, layer in self.layers.items()},
+            "loss": self.loss.state_dict(),
+            "writing": None if self.writing is None else self.writing.state_dict(),
+            "channels": {name: c.state_dict() for name, c in self._channels.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        for name, layer in self.layers.items():
+            layer.load_state_dict(state["layers"][name])
+        self.loss.load_state_dict(state["loss"])
+        if self.writing is not None and state["writing"] is not None:
+            self.writing.load_state_dict(state["writing"])
+        for name, channel in self._channels.items():
+            channel.load_state_dict(state["channels"][name])
+
+
+def _told_once(events: Sequence[Alert]) -> list[Alert]:
+    told: list[Alert] = []
+    for event in events:
+        if event.kind not in _ONCE or event.kind not in [earlier.kind for earlier in told]:
+            told.append(event)
+    return told

@@ -1,0 +1,192 @@
+"""The detectors of the generation channel: spectrum of the text, and output entropy."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigma_monitor.alert import Alert, AlertKind, Status
+from sigma_monitor.detection import Baseline, Detector
+from sigma_monitor.detection import baseline as baselines
+from sigma_monitor.estimate import Estimate
+from sigma_monitor.spectrum.uncertainty import paired_standard_error
+from sigma_monitor.writing import ENTROPY, TEXT_RANK, Writing
+
+__all__ = ["SeriesWatch", "WritingWatch"]
+
+_logger = logging.getLogger("sigma_monitor")
+
+_CONVENTION = {
+    TEXT_RANK: "centred embeddings of the text the model writes",
+    ENTROPY: "next-token distribution while the model writes",
+}
+
+
+class SeriesWatch:
+    """One series of the generation channel."""
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        baseline: Literal["start", "plateau"] | Baseline,
+        expected_checks: int | None,
+        thresholds: Mapping[str, Any],
+    ) -> None:
+        self.key = key
+        self.detector = Detector(baseline=baseline, expected_checks=expected_checks, **thresholds)
+        self._estimate: Estimate | None = None
+
+    @property
+    def status(self) -> Status:
+        """What it says now."""
+        return self.detector.status
+
+    @property
+    def onset_step(self) -> int | None:
+        """Step at which its excursion began."""
+        return self.detector.onset_step
+
+    def update(self, step: int, log_value: float, stderr: float, estimate: Estimate) -> list[Alert]:
+        """Take one check into account; the events it raised."""
+        self._estimate = estimate
+        self.detector.update(step, log_value, stderr)
+        return [self._placed(event) for event in self.detector.events]
+
+    def describe(self, kind: AlertKind, step: int) -> Alert:
+        """An alert of this series, with the interval of its value."""
+        alert = self._placed(self.detector.describe(kind, step))
+        if alert.value is None or self._estimate is None:
+            return alert
+        return replace(alert, low=self._estimate.low, high=self._estimate.high)
+
+    def _placed(self, alert: Alert) -> Alert:
+        return replace(
+            alert, channel="generation", functional=self.key, convention=_CONVENTION[self.key]
+        )
+
+
+class WritingWatch:
+    """Both series, and the noise that each of them has."""
+
+    def __init__(self, **options: Any) -> None:
+        self.series = {key: SeriesWatch(key, **options) for key in (TEXT_RANK, ENTROPY)}
+        self._reference: dict[str, Any] | None = None  # encoder; values by text, at the baseline
+        self._latest: Writing | None = None
+
+    @property
+    def diversity_lost(self) -> bool | None:
+        """Whether either series contracts; None in warm-up."""
+        statuses = [series.status for series in self.series.values()]
+        if Status.WARMUP in statuses:
+            return None
+        return any(
+            series.status > Status.HEALTHY and series.detector.side == "contraction"
+            for series in self.series.values()
+        )
+
+    def update(self, step: int, writing: Writing) -> list[Alert]:
+        """Take what was written at one check into account; the events it raised."""
+        if self._reference is not None and self._reference["encoder"] != writing.encoder:
+            _logger.warning(
+                "sigma_monitor: the text was embedded by %s before and is by %s now, so the "
+                "baseline of the generation channel begins anew at step %d",
+                self._reference["encoder"],
+                writing.encoder,
+                step,
+            )
+            self.rebaseline()
+        waiting = any(series.status is Status.WARMUP for series in self.series.values())
+        values = {
+            TEXT_RANK: (writing.log_rank, self._rank_error(writing)),
+            ENTROPY: (writing.log_entropy, self._entropy_error(writing)),
+        }
+        events = []
+        for key, (log_value, stderr) in values.items():
+            events += self.series[key].update(step, log_value, stderr, writing.estimates[key])
+        self._latest = writing
+        if waiting:
+            self._reference = _referred(writing)
+        return events
+
+    def rebaseline(self) -> None:
+        """What comes next is the reference."""
+        for series in self.series.values():
+            series.detector.rebaseline()
+
+    def _rank_error(self, writing: Writing) -> float:
+        """Standard error of the change of the log rank on the same prompts."""
+        now, before = writing.log_rank_without, self._before(TEXT_RANK)
+        if now is None or before is None or len(now) != len(before):
+            return 0.0
+        error = paired_standard_error(before, now)
+        return error if math.isfinite(error) else 0.0
+
+    def _entropy_error(self, writing: Writing) -> float:
+        """Likewise of the log of the mean entropy."""
+        now, before = writing.entropies, self._before(ENTROPY)
+        if before is None or len(now) != len(before) or len(now) < 2:
+            return 0.0
+        spread = float(np.std(now - before, ddof=1)) / math.sqrt(len(now))
+        return spread / max(float(before.mean()), 1e-12)
+
+    def _before(self, key: str) -> NDArray[np.float64] | None:
+        return None if self._reference is None else np.asarray(self._reference[key])
+
+    def reference(self) -> dict[str, Any] | None:
+        """What another run needs to be compared with this one's baseline; None in warm-up."""
+        found = {key: series.detector.baseline for key, series in self.series.items()}
+        if None in found.values():
+            return None
+        return {
+            "baselines": {key: asdict(b) for key, b in found.items() if b is not None},
+            "reference": self._reference,
+        }
+
+    def present(self) -> dict[str, Any] | None:
+        """The latest writing as another run's baseline; None when there was none."""
+        writing, step = self._latest, self.series[TEXT_RANK].detector.step
+        if writing is None or step is None:
+            return None
+        values = {TEXT_RANK: writing.log_rank, ENTROPY: writing.log_entropy}
+        return {
+            "baselines": {key: asdict(baselines.start(step, x)) for key, x in values.items()},
+            "reference": _referred(writing),
+        }
+
+    def refer(self, reference: Mapping[str, Any]) -> None:
+        """Take the baselines of another run."""
+        for key, series in self.series.items():
+            series.detector = Detector(
+                baseline=Baseline(**reference["baselines"][key]),
+                **asdict(series.detector.thresholds),
+            )
+        self._reference = reference["reference"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {
+            "series": {key: series.detector.state_dict() for key, series in self.series.items()},
+            "reference": self._reference,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        for key, series in self.series.items():
+            series.detector.load_state_dict(state["series"][key])
+        self._reference = state["reference"]
+
+
+def _referred(writing: Writing) -> dict[str, Any]:
+    without = writing.log_rank_without
+    return {
+        "encoder": writing.encoder,
+        TEXT_RANK: [] if without is None else without.tolist(),
+        ENTROPY: writing.entropies.tolist(),
+    }
