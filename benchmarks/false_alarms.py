@@ -1,8 +1,10 @@
-"""How often the default rule alarms on healthy series, and how soon on a real drop.
+"""How often the default rule alarms on healthy series, and how soon on a real fall.
 
-Healthy: AR(1) noise of 2 % around one slow swing of 12 % up or down from where the run began, and
-back past it. Drop: noise without swing, and a sudden fall of the level. Pure simulation of the
-detector, no model.
+Healthy: AR(1) noise of 2 %, spikes, and a slow drift by 12 % up or down: to the end of the run, or
+there and back; and, harder than the rule is made for, a whole swing from 12 % above to 12 % below.
+Falls: noise without drift, and a sudden fall of the level or one that is linear in nats. The
+cadence: steps until a sudden collapse is told under a budget of 1 %, with and without early
+confirmation. Pure simulation of detector and cadence, no model.
 
 Run: python benchmarks/false_alarms.py [--quick] [--out FILE]
 """
@@ -13,84 +15,181 @@ import argparse
 import json
 import math
 import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from environment import environment
 
 from sigma_monitor.alert import Status
+from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import Detector
 
 NOISE = 0.02
 DRIFT = 0.12
+SPIKE = 0.3  # standard deviation of a spike, nats ...
+SPIKES = 0.01  # ... that this share of checks has
+SETTINGS = [(500, "plateau"), *((checks, "start") for checks in (500, 100, 50, 20))]
+PHIS = (0.0, 0.5, 0.9)
 RESULT = Path(__file__).parent / "results" / "false_alarms.json"
 
+# Share of the run -> share of the drift.
+DRIFTS: dict[str, Callable[[float], float]] = {
+    "to the end": lambda t: t,
+    "there and back": lambda t: math.sin(math.pi * t),
+    "whole swing": lambda t: math.sin(2 * math.pi * t),
+}
 
-def healthy(rng: random.Random, checks: int, phi: float) -> list[float]:
-    """Log values of one healthy run."""
-    swing, noise = rng.choice((-DRIFT, DRIFT)), rng.gauss(0, NOISE)
-    scale = NOISE * math.sqrt(1 - phi**2)
-    values = []
-    for check in range(checks):
-        drift = math.log(1 + swing * math.sin(2 * math.pi * check / checks))
-        values.append(drift + noise)
-        noise = phi * noise + rng.gauss(0, scale)
+
+def noise(rng: random.Random, checks: int, phi: float) -> list[float]:
+    """A stationary AR(1) series."""
+    fresh = NOISE * math.sqrt(1 - phi**2)
+    values = [rng.gauss(0, NOISE)]
+    for _ in range(checks - 1):
+        values.append(phi * values[-1] + rng.gauss(0, fresh))
     return values
 
 
-def first_alarm(detector: Detector, values: list[float], status: Status) -> int | None:
-    """Index of the first check at or above `status`."""
-    for check, value in enumerate(values):
-        if detector.update(check, value) >= status:
-            return check
-    return None
+def healthy(rng: random.Random, checks: int, phi: float, drift: str) -> list[float]:
+    """Log values of one healthy run."""
+    side, shape = rng.choice((-DRIFT, DRIFT)), DRIFTS[drift]
+    return [
+        x
+        + math.log1p(side * shape(check / checks))
+        + (rng.gauss(0, SPIKE) if rng.random() < SPIKES else 0.0)
+        for check, x in enumerate(noise(rng, checks, phi))
+    ]
 
 
-def false_alarms(runs: int, checks: int, phi: float, baseline: str, seed: int) -> dict[str, Any]:
-    """Healthy runs that reached each status."""
-    rng = random.Random(seed)
-    worst = []
+def false_alarms(
+    runs: int, checks: int, baseline: str, phi: float, drift: str, preset: str = "default"
+) -> dict[str, Any]:
+    """Healthy runs in which something was told."""
+    rng = random.Random(0)
+    found = {"contraction": 0, "expansion": 0, "collapsed": 0}
     for _ in range(runs):
-        detector = Detector(baseline=baseline, expected_checks=checks)
-        worst.append(max(detector.update(i, x) for i, x in enumerate(healthy(rng, checks, phi))))
+        detector = Detector(baseline=baseline, expected_checks=checks, preset=preset)
+        sides = set()
+        for check, value in enumerate(healthy(rng, checks, phi, drift)):
+            detector.update(check, value)
+            sides |= {alert.side for alert in detector.news if alert.kind == "WARNING"}
+            found["collapsed"] += any(alert.kind == "COLLAPSED" for alert in detector.news)
+        for side in sides:
+            found[side] += 1
+        found["warning"] = found.get("warning", 0) + bool(sides)
     return {
         "checks": checks,
         "baseline": baseline,
         "phi": phi,
+        "drift": drift,
+        "preset": preset,
         "runs": runs,
-        "warning": sum(status >= Status.WARNING for status in worst),
-        "collapsed": sum(status >= Status.COLLAPSED for status in worst),
+        **found,
     }
 
 
-def delays(runs: int, checks: int, baseline: str, level: float, seed: int) -> dict[str, Any]:
-    """Checks from a sudden drop to `level` until WARNING and COLLAPSED, at φ = 0.5, no drift."""
-    rng = random.Random(seed)
-    drop_at = checks // 2
+def delays(
+    runs: int, checks: int, baseline: str, phi: float, level: float, lasts: int
+) -> dict[str, Any]:
+    """Checks from the beginning of a fall to `level` within `lasts` checks until it is told."""
+    rng = random.Random(1)
+    begin = checks // 2 if lasts < checks // 2 else checks // 4
     waited: dict[Status, list[float]] = {Status.WARNING: [], Status.COLLAPSED: []}
     for _ in range(runs):
-        noise = [rng.gauss(0, NOISE) for _ in range(checks)]
-        values = [x + (math.log(level) if i >= drop_at else 0.0) for i, x in enumerate(noise)]
+        detector = Detector(baseline=baseline, expected_checks=checks)
+        statuses = []
+        for check, x in enumerate(noise(rng, checks, phi)):
+            share = min(1.0, max(0.0, (check - begin + 1) / max(1, lasts)))
+            statuses.append(detector.update(check, x + math.log(level) * share))
         for status, found in waited.items():
-            detector = Detector(baseline=baseline, expected_checks=checks)
-            at = first_alarm(detector, values, status)
-            found.append(math.inf if at is None else at - drop_at + 1)
+            at = next((i for i, s in enumerate(statuses) if s >= status and i >= begin), math.inf)
+            found.append(at - begin + 1)
     return {
         "checks": checks,
         "baseline": baseline,
+        "phi": phi,
         "level": level,
+        "fall_lasts": lasts,
         "runs": runs,
-        **{f"median_{status.name.lower()}": _finite(median(w)) for status, w in waited.items()},
-        **{
-            f"missed_{status.name.lower()}": sum(math.isinf(x) for x in w)
-            for status, w in waited.items()
-        },
+        **_spread("warning", waited[Status.WARNING]),
+        **_spread("collapsed", waited[Status.COLLAPSED]),
+    }
+
+
+def _spread(name: str, waited: list[float]) -> dict[str, Any]:
+    return {
+        f"median_{name}": _finite(median(waited)),
+        f"p90_{name}": _finite(quantiles(waited, n=10, method="inclusive")[-1]),
+        f"missed_{name}": sum(map(math.isinf, waited)),
     }
 
 
 def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return round(value, 2) if math.isfinite(value) else None
+
+
+@contextmanager
+def _clock() -> Iterator[Callable[[float], None]]:
+    """`time.perf_counter` stands still but for what the returned function adds."""
+    now, real = [0.0], time.perf_counter
+    time.perf_counter = lambda: now[0]  # type: ignore[assignment]
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    try:
+        yield advance
+    finally:
+        time.perf_counter = real
+
+
+def confirmation(runs: int, level: float, *, hurries: bool) -> dict[str, Any]:
+    """Steps until a sudden fall is told, at a budget of 1 % that pays for some forty checks.
+
+    A step takes 0.1 s and a check 0.5 s; the run has 20,000 steps, the fall comes anywhere between
+    a quarter and three quarters of it. Noise of one check at φ = 0.5.
+    """
+    steps, step_seconds, check_seconds = 20_000, 0.1, 0.5
+    rng = random.Random(2)
+    warned, collapsed, shares = [], [], []
+    for _ in range(runs):
+        begin = rng.randrange(steps // 4, 3 * steps // 4)
+        with _clock() as advance:
+            cadence = Cadence(every="auto", max_overhead=0.01)
+            cadence.max_steps = steps
+            detector = Detector(baseline="start", expected_checks=40)
+            found: dict[Status, int] = {}
+            x = rng.gauss(0, NOISE)
+            for step in range(steps + 1):
+                if step:
+                    advance(step_seconds)
+                if not cadence.due(step):
+                    continue
+                cadence.begin(step)
+                x = 0.5 * x + rng.gauss(0, NOISE * math.sqrt(0.75))
+                status = detector.update(step, x + (math.log(level) if step >= begin else 0.0))
+                found.setdefault(status, step)
+                advance(check_seconds)
+                cadence.finish(step, check_seconds)
+                ratio = detector.ratio or 1.0
+                off = status < Status.COLLAPSED and not 0.9 < ratio < 1 / 0.9
+                cadence.hurry(wanted=hurries and off)
+        warned.append(found.get(Status.WARNING, math.inf) - begin)
+        collapsed.append(found.get(Status.COLLAPSED, math.inf) - begin)
+        shares.append(cadence.overhead_with() or 0.0)
+    return {
+        "level": level,
+        "confirmation": hurries,
+        "runs": runs,
+        **_spread("warning", warned),
+        **_spread("collapsed", collapsed),
+        "largest_share_of_time": round(max(shares), 5),
+        "mean_share_of_time": round(sum(shares) / runs, 5),
+    }
 
 
 def main() -> None:
@@ -98,27 +197,49 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a self-check of a few seconds")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    runs = 20 if options.quick else 1000
-    settings = [(500, "plateau")] + [(checks, "start") for checks in (500, 100, 50, 20)]
-    result = {
-        "environment": environment(),
-        "noise": NOISE,
-        "drift": DRIFT,
-        "false_alarms": [
-            false_alarms(runs, checks, phi, baseline, seed=0)
-            for checks, baseline in settings
-            for phi in (0.0, 0.5, 0.9)
-        ],
-        "delays": [
-            delays(runs // 5, checks, baseline, level, seed=1)
-            for checks, baseline in settings
-            for level in (0.8, 0.6, 0.3)
-        ],
-    }
+    runs = 20 if options.quick else 3000
+    some = max(10, runs // 10)
+    with ProcessPoolExecutor(2) as pool:
+        healthy_runs = [
+            pool.submit(false_alarms, runs, checks, baseline, phi, drift)
+            for checks, baseline in SETTINGS
+            for phi in PHIS
+            for drift in DRIFTS
+        ] + [
+            pool.submit(false_alarms, some, 500, "plateau", phi, "there and back", preset)
+            for preset in ("sensitive", "quiet")
+            for phi in PHIS
+        ]
+        falls = [
+            pool.submit(delays, some, checks, baseline, phi, level, 0)
+            for checks, baseline in SETTINGS
+            for phi in PHIS
+            for level in (0.85, 0.8, 0.6, 0.3)
+        ] + [
+            pool.submit(delays, some, 500, "plateau", phi, 0.6, lasts)
+            for phi in PHIS
+            for lasts in (25, 50, 100, 200)
+        ]
+        confirmations = [
+            pool.submit(confirmation, some // 2, level, hurries=hurries)
+            for level in (0.6, 0.3)
+            for hurries in (False, True)
+        ]
+        result = {
+            "environment": environment(),
+            "noise": NOISE,
+            "drift": DRIFT,
+            "spikes": SPIKES,
+            "spike": SPIKE,
+            "false_alarms": [row.result() for row in healthy_runs],
+            "delays": [row.result() for row in falls],
+            "confirmation": [row.result() for row in confirmations],
+        }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    for row in result["false_alarms"] + result["delays"]:
-        print(row)
+    for part in ("false_alarms", "delays", "confirmation"):
+        for row in result[part]:
+            print(row)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The command line: `sigma-monitor`, also as `python -m sigma_monitor`.
 
-Exit codes: 0 as expected, 2 bad input, 70 internal error (or a demo whose verdicts were not the
-expected ones).
+Exit codes: 0 as expected, 1 a replayed series that was COLLAPSED at some check, 2 bad input, 3 one
+that was WARNING at worst where `--fail-on warning` was given, 70 internal error (or a demo whose
+verdicts were not the expected ones).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sigma_monitor.errors import InputError
 
 __all__ = ["main"]
 
-_OK, _BAD_INPUT, _INTERNAL = 0, 2, 70
+_OK, _COLLAPSED, _BAD_INPUT, _WARNING, _INTERNAL = 0, 1, 2, 3, 70
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
     demo.set_defaults(run=_demo)
     _add_analyze(commands)
+    _add_replay(commands)
     return parser
 
 
@@ -77,6 +79,49 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     analyze.add_argument("--picture", type=Path, help="draw the spectra to this .svg or .png")
     analyze.add_argument("--json", action="store_true", help="print the result as JSON")
     analyze.set_defaults(run=_analyze)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    replay = commands.add_parser("replay", help="alerts that a recorded series would have raised")
+    replay.add_argument(
+        "file",
+        metavar="FILE",
+        help="CSV with a header line, JSONL with one object per line, or a record.jsonl",
+    )
+    replay.add_argument(
+        "--column",
+        metavar="NAME",
+        help="the series: a positive functional such as an effective rank; default in a record: "
+        "effective_rank of the first layer",
+    )
+    replay.add_argument(
+        "--step-column",
+        metavar="NAME",
+        help="default: step, global_step, train/global_step or _step; without any, the row number",
+    )
+    replay.add_argument("--log", action="store_true", help="the column is a natural log already")
+    replay.add_argument("--baseline", choices=("start", "plateau", "auto"), default="start")
+    replay.add_argument("--preset", choices=("default", "sensitive", "quiet"), default="default")
+    replay.add_argument(
+        "--threshold",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a threshold of one's own; can be repeated",
+    )
+    replay.add_argument(
+        "--long",
+        action="store_true",
+        help="the windows of a long run; default: those that suit the number of values",
+    )
+    replay.add_argument(
+        "--fail-on",
+        choices=("collapsed", "warning"),
+        default="collapsed",
+        help="warning: exit with 3 when that is the worst; COLLAPSED always exits with 1",
+    )
+    replay.add_argument("--json", action="store_true", help="print the result as JSON")
+    replay.set_defaults(run=_replay)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -118,3 +163,27 @@ def _analyze(options: argparse.Namespace) -> int:
         else analysis.table(report)
     )
     return _OK
+
+
+def _replay(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):
+        from sigma_monitor.alert import Status
+        from sigma_monitor.replay import replay_file, threshold
+
+        result = replay_file(
+            options.file,
+            options.column,
+            step_column=options.step_column,
+            log=options.log,
+            baseline=options.baseline,
+            long=options.long,
+            preset=options.preset,
+            **dict(map(threshold, options.threshold)),
+        )
+    print(
+        json.dumps(result.to_dict(), indent=2, allow_nan=False) if options.json else result.text()
+    )
+    if result.worst is Status.COLLAPSED:
+        return _COLLAPSED
+    warned = result.worst is Status.WARNING and options.fail_on == "warning"
+    return _WARNING if warned else _OK

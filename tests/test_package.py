@@ -18,7 +18,7 @@ FRAMEWORKS = {"transformers", "lightning", "pytorch_lightning", "wandb"}
 HOUSE = [
     {"__main__"},
     {"cli"},
-    {"demo", "analysis"},
+    {"demo", "analysis", "replay"},
     {"integrations"},
     {"monitor"},
     {"watch"},

@@ -20,19 +20,25 @@ from transformers import (
     TrainingArguments,
 )
 
-from sigma_monitor.demo.corpus import BLOCK, Corpus
+from sigma_monitor.demo.corpus import BLOCK, Block, Corpus
 from sigma_monitor.demo.live import LiveLine
+from sigma_monitor.demo.own_text import EachGeneration, Texts, written_by
 from sigma_monitor.integrations.transformers import SigmaCallback
+from sigma_monitor.monitor import CHANNELS
 from sigma_monitor.probing import ProbeSet
 
-__all__ = ["ARMS", "Arm", "pretrained", "train_arm"]
+__all__ = ["ARMS", "Arm", "Runaway", "pretrained", "train_arm"]
 
 _BATCH = 16
 _LEARNING_RATE = 1e-3
 _PRETRAINING_STEPS = 400
 _RUNAWAY = 100.0  # times the learning rate
 _RUNAWAY_AT = 0.25  # share of the steps
+_GENERATIONS = 5  # of model-made text
+_TEXTS = 256  # of each
+_TEMPERATURE = 0.7
 _CHECKS = 60  # of one arm
+_WRITING_EVERY = 3  # checks
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Arm:
     stop: bool = False
     runaway: bool = False
     align: bool = False
+    own_text: bool = False
 
 
 ARMS = (
@@ -61,6 +68,12 @@ ARMS = (
         "two halves of a text pulled together, nothing pushed apart",
         "COLLAPSED",
         align=True,
+    ),
+    Arm(
+        "its own samples",
+        f"each generation learns what the last one wrote, at T = {_TEMPERATURE}",
+        "COLLAPSED",
+        own_text=True,
     ),
 )
 
@@ -79,7 +92,7 @@ def pretrained(corpus: Corpus, out: Path, seed: int) -> PreTrainedModel:
     )
     model = LlamaForCausalLM(config)
     arguments = _arguments(out / "start", _PRETRAINING_STEPS, seed)
-    trainer = _trainer(Trainer, model, arguments, corpus, [LiveLine("a model from scratch")])
+    trainer = _trainer(Trainer, model, arguments, corpus.train, [LiveLine("a model from scratch")])
     trainer.train()
     return model
 
@@ -98,20 +111,32 @@ def train_arm(
         probes,
         every=max(1, steps // _CHECKS),
         max_overhead=None,  # far more checks than 1 % of these seconds would pay for
+        channels=CHANNELS,
+        generation={"every": _WRITING_EVERY},
+        tokenizer=corpus.tokenizer,
         baseline="start",
         stop_on_collapse=arm.stop,
     )
     callbacks: list[TrainerCallback] = [watch, LiveLine(arm.name, watch)]
     if arm.runaway:
-        callbacks.append(_Runaway(at=round(steps * _RUNAWAY_AT)))
+        callbacks.append(Runaway(at=round(steps * _RUNAWAY_AT)))
+    texts: Any = corpus.train
+    if arm.own_text:
+
+        def renew(number: int, model: Any) -> list[Block]:
+            real = corpus.train[number * _TEXTS :][:_TEXTS]
+            return written_by(model, real, seed + number, temperature=_TEMPERATURE)
+
+        texts = Texts(renew(0, model))
+        callbacks.append(EachGeneration(texts, max(1, steps // _GENERATIONS), renew))
     kind = _AlignmentTrainer if arm.align else Trainer
-    trainer = _trainer(kind, model, _arguments(out, steps, seed), corpus, callbacks)
+    trainer = _trainer(kind, model, _arguments(out, steps, seed), texts, callbacks)
     trainer.train()
     logs = trainer.state.log_history
     return watch, [(int(entry["step"]), entry["loss"]) for entry in logs if "loss" in entry]
 
 
-class _Runaway(TrainerCallback):
+class Runaway(TrainerCallback):
     """Multiplies the learning rate from one step on."""
 
     def __init__(self, at: int) -> None:
@@ -120,6 +145,7 @@ class _Runaway(TrainerCallback):
     def on_step_begin(
         self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **_: Any
     ) -> None:
+        """Raise the rate when the step has come."""
         if state.global_step == self.at:
             lr_scheduler.base_lrs = [rate * _RUNAWAY for rate in lr_scheduler.base_lrs]
 
@@ -141,10 +167,10 @@ def _trainer(
     kind: Callable[..., Trainer],
     model: PreTrainedModel,
     arguments: TrainingArguments,
-    corpus: Corpus,
+    texts: Any,
     callbacks: list[TrainerCallback],
 ) -> Trainer:
-    trainer = kind(model, arguments, train_dataset=corpus.train, callbacks=callbacks)
+    trainer = kind(model, arguments, train_dataset=texts, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)  # the live line replaces it
     return trainer
 

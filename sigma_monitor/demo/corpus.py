@@ -8,7 +8,9 @@ from typing import Any
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["BLOCK", "Corpus", "load_corpus", "read_text"]
+__all__ = ["BLOCK", "Block", "Corpus", "load_corpus", "read_text"]
+
+Block = dict[str, list[int]]
 
 BLOCK = 64  # tokens of one training example
 _VOCABULARY = 512
@@ -21,8 +23,8 @@ class Corpus:
     """Blocks of token ids, ready for a language model."""
 
     tokenizer: Any
-    train: list[dict[str, list[int]]]
-    held_out: list[dict[str, list[int]]]
+    train: list[Block]
+    held_out: list[Block]
 
 
 def read_text(path: Path | None) -> str:
