@@ -18,7 +18,7 @@ help: ## this list
 
 venv: $(VENV)/.dev ## the environment for development
 
-demo: $(VENV)/.runtime ## a healthy run and two that collapse, side by side
+demo: $(VENV)/.runtime ## a healthy run and three that collapse, side by side
 	$(BIN)/sigma-monitor demo $(DEMO_ARGS)
 
 picture: $(VENV)/.runtime ## draw the picture of the README again

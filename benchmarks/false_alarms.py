@@ -198,10 +198,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     runs = 20 if options.quick else 3000
-    some = max(10, runs // 10)
+    many, some = max(10, runs // 3), max(10, runs // 10)
     with ProcessPoolExecutor(2) as pool:
         healthy_runs = [
-            pool.submit(false_alarms, runs, checks, baseline, phi, drift)
+            pool.submit(
+                false_alarms,
+                runs if baseline == "plateau" and drift != "whole swing" else many,
+                checks,
+                baseline,
+                phi,
+                drift,
+            )
             for checks, baseline in SETTINGS
             for phi in PHIS
             for drift in DRIFTS

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sigma-monitor", description=__doc__.split("\n\n")[0])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True)
-    demo = commands.add_parser("demo", help="a healthy training and two that collapse")
+    demo = commands.add_parser("demo", help="a healthy training and three that collapse")
     demo.add_argument("--text", type=Path, help="text to train on; default: Python's reference")
     demo.add_argument("--model", type=Path, help="folder of a pretrained model to start from")
     demo.add_argument("--out", type=Path, default=Path("sigma-demo"), help="output folder")

@@ -110,6 +110,8 @@ def replay_file(
     """Feed a recorded series to a `Detector`.
 
     Rows in which the column is empty are left out: loggers write each metric in rows of its own.
+    Of a record one series is taken, without its intervals, the absolute floor and held-out loss:
+    the run itself may have told more or less.
 
     Args:
         path: A CSV with a header line; a JSONL, one object per line; or a `record.jsonl` of this
@@ -350,7 +352,7 @@ def _filled(row: _Row, column: str) -> bool:
 def _number(path: Path, row: _Row, column: str) -> float:
     """A cell that is filled; NaN and infinity are numbers here."""
     cell = row.cells[column]
-    if isinstance(cell, int | float | str) and not isinstance(cell, bool):
+    if isinstance(cell, int | float | str):
         with contextlib.suppress(ValueError):
             return float(str(cell))  # as text, an integer beyond the largest float is infinite
     raise InputError(

@@ -300,3 +300,83 @@ def test_the_budget_is_said_once_when_it_stretches_an_explicit_spacing(clock, ca
         monitor.step(torch.nn.Identity(), step)
     # 1 % of 300 s pays for 30 checks of 0.1 s, so there are 29 intervals.
     assert ["a check every 11 steps" in r.getMessage() for r in caplog.records] == [True]
+
+
+# Confirmation
+
+
+def hurried(clock, cadence, last, *, off, **seconds):
+    """Checks of a run in which the steps of `off` are excursions."""
+    run, finish = Run(clock, cadence, **seconds), cadence.finish
+
+    def confirmed(step, cost):
+        finish(step, cost)
+        cadence.hurry(wanted=step in off)
+
+    cadence.finish = confirmed
+    return run.advance(last)
+
+
+def test_an_excursion_brings_the_next_checks_soon_and_calm_ends_that(clock):
+    checks = hurried(clock, cadence_of(1000, every="auto"), 1000, off=range(400, 406))
+    after = [step for step in checks if step >= 400]
+    # A spacing of ten, an eighth of it while it is off: 400, ..., 406, which is calm again.
+    assert after[:8] == [*range(400, 407), 416]
+    assert gaps(checks)[:40] == [10] * 40
+    assert set(gaps(after[7:-1])) == {10}
+
+
+def test_no_more_than_ten_confirmations_in_a_row(clock):
+    cadence = cadence_of(100_000, every="auto", max_overhead=None)
+    checks = hurried(clock, cadence, 20_000, off=range(8000, 100_000))
+    after = [step for step in checks if step >= 8000]
+    assert gaps(after) == [1000 // 8] * 10 + [1000] * (len(after) - 11)
+
+
+def test_an_every_that_was_asked_for_stays_the_shortest_spacing(clock):
+    plain = hurried(clock, cadence_of(1000, every=7), 1000, off=())
+    assert hurried(clock, cadence_of(1000, every=7), 1000, off=range(300, 700)) == plain
+
+
+@pytest.mark.parametrize("off", [range(300, 400), range(10**6), range(0, 10**6, 3)])
+def test_confirmations_stay_within_the_budget(clock, off):
+    cadence = cadence_of(20_000, every="auto", max_overhead=BUDGET)
+    checks = hurried(clock, cadence, 20_000, off=off, step=0.1, check=0.5)
+    assert len(checks) >= 20
+    assert cadence.overhead_with() <= BUDGET
+    assert checks[-1] == 20_000
+
+
+def test_a_confirmation_needs_a_budget_that_was_timed_and_has_room(clock):
+    for max_steps in (20, 60):
+        cadence = cadence_of(max_steps, every="auto", max_overhead=BUDGET)
+        plain = cadence_of(max_steps, every="auto", max_overhead=BUDGET)
+        checks = hurried(clock, cadence, max_steps, off=range(10**6), step=0.1, check=0.5)
+        assert checks == Run(clock, plain, step=0.1, check=0.5).advance(max_steps)
+
+
+def test_what_only_some_checks_do_is_spread_over_all(clock):
+    """A writing of 2 s at every fifth check of 0.5 s costs 0.9 s a check."""
+    plain = cadence_of(50_000, every="auto", max_overhead=BUDGET)
+    writing = cadence_of(50_000, every="auto", max_overhead=BUDGET)
+    expected = Run(clock, plain, step=0.1, check=0.9).advance(50_000)
+    finish = writing.finish
+
+    def both(step, cost):
+        extra = 2.0 if not writing._checks % 5 else 0.0
+        clock.advance(extra)
+        finish(step, cost, extra=extra, extra_every=5)
+
+    writing.finish = both
+    found = Run(clock, writing, step=0.1, check=0.5).advance(50_000)
+    assert writing.overhead_with() <= BUDGET * 1.05
+    assert len(found) == pytest.approx(len(expected), rel=0.1)
+
+
+def test_confirmation_survives_a_resume(clock):
+    cadence = cadence_of(1000, every="auto")
+    hurried(clock, cadence, 405, off=range(400, 421))
+    other = cadence_of(1000, every="auto")
+    other.load_state_dict(json.loads(json.dumps(cadence.state_dict())))
+    assert other.state_dict() == cadence.state_dict()
+    assert other.next_step == 406

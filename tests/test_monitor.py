@@ -12,7 +12,7 @@ from torch import nn
 
 from sigma_monitor import ProbeSet, SigmaMonitor, Status
 from sigma_monitor.errors import InputError, ProbeError, RecordError
-from sigma_monitor.monitor import RECORD
+from sigma_monitor.monitor import CHANNELS, RECORD
 from sigma_monitor.sinks import read_record
 from tests.clock import stop_the_clock
 from tests.probing.models import Plain, tiny, token_ids
@@ -285,6 +285,16 @@ def test_three_failures_in_a_row_switch_the_monitor_off(messages):
     assert monitor.disabled
     assert (monitor.failures, monitor.checks, model.calls) == (3, 5, 5 + 3)
     assert ["switched off" in message for message in messages()] == [False, True]
+
+
+def test_missing_checks_are_an_alert_and_change_no_status():
+    model, listener = Dial(), Listener()
+    monitor = run(model.monitor(sinks=[listener]), model, range(20), fails={5: True})
+    assert listener.alerts() == ["BASELINE", "NO_DATA"]
+    missing = listener.first("NO_DATA")
+    assert (missing.severity, missing.step) == ("warn", 7)
+    assert missing.title == "sigma: no measurements"
+    assert monitor.status is Status.HEALTHY
 
 
 def test_a_failed_check_is_not_tried_again_before_the_next_is_due():
@@ -755,6 +765,18 @@ def test_reset_begins_a_new_run_with_the_same_settings():
         ({"stop_on_collapse": 1.0}, r"1\.0"),
         ({"stop_on_collapse": 0.0}, r"0\.0"),
         ({"layers": []}, r"layers=\[\]"),
+        ({"detector": "loud"}, "preset='loud'"),
+        ({"detector": {"generation": {"colapsed": 0.4}}}, "colapsed"),
+        ({"detector": {"loss": {"warning_slow": 2}}}, "warning_slow=2"),
+        ({"channels": "generation"}, "channels='generation'"),
+        ({"channels": ["generation"]}, r"channels=\['generation'\]"),
+        ({"channels": ["representation", "smell"]}, "smell"),
+        ({"channels": CHANNELS, "generation": {"every": 0}}, "every=0"),
+        ({"channels": CHANNELS, "generation": {"words": 3}}, "words"),
+        ({"channels": CHANNELS, "generation": {"temperature": -1.0}}, r"temperature=-1\.0"),
+        ({"channels": CHANNELS, "encoder": 3}, "encoder=3"),
+        ({"baseline": 3}, "baseline=3"),
+        ({"baseline": "no/such/record.jsonl"}, "no/such/record.jsonl"),
     ],
     ids=str,
 )
@@ -793,3 +815,48 @@ def test_a_resumed_run_takes_the_ratios_that_are_asked_for_now():
     run(resumed, model, range(10, 40), rank={10: round(0.45 * WIDTH)})
     assert resumed.status is Status.COLLAPSED
     assert resumed.should_stop
+
+
+def test_a_preset_is_taken_by_name_alone():
+    for preset in ("sensitive", "quiet"):
+        assert SigmaMonitor(detector=preset).detector["thresholds"] == {"preset": preset}
+
+
+def test_presets_reach_the_detectors():
+    model = Dial()
+    found = {}
+    for preset in ("sensitive", "default", "quiet"):
+        model.rank = WIDTH
+        listener = Listener()
+        thresholds = {"preset": preset, "trend": False}
+        monitor = model.monitor(detector=thresholds, sinks=[listener])
+        run(monitor, model, range(40), rank={10: 13})  # about 0.83 of the baseline
+        found[preset] = listener.alerts()
+    assert found == {
+        "sensitive": ["BASELINE", "WARNING"],
+        "default": ["BASELINE"],
+        "quiet": ["BASELINE"],
+    }
+
+
+def test_rebaseline_takes_the_model_as_it_is_for_healthy():
+    model, listener = Dial(), Listener()
+    monitor = model.monitor(sinks=[listener])
+    run(monitor, model, range(40), rank={10: 4})
+    assert monitor.status is Status.COLLAPSED
+    monitor.rebaseline()
+    run(monitor, model, range(40, 60))
+    assert monitor.status is Status.HEALTHY
+    assert listener.alerts() == ["BASELINE", "WARNING", "COLLAPSED", "BASELINE"]
+    assert monitor.last_snapshot.ratios["last"] == pytest.approx(1.0)
+
+
+def test_a_bridge_moves_the_ratio():
+    model = Dial()
+    monitor = run(model.monitor(), model, range(5))
+    monitor.bridge(math.log(2))
+    assert run(monitor, model, range(5, 6)).last_snapshot.ratios["last"] == pytest.approx(0.5)
+    with pytest.raises(InputError, match=r"layer='first'.*last"):
+        monitor.bridge(0.1, layer="first")
+    with pytest.raises(InputError, match="layer='last'"):
+        model.monitor().bridge(0.1)

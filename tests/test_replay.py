@@ -163,7 +163,7 @@ def test_empty_cells_and_null_are_no_values(write_text):
         ("run.csv", "step,rank\n1,40\n2,\n3, \n4,40\n5\n"),
         (
             "run.jsonl",
-            '{"step": 1, "rank": 40}\n{"step": 2, "rank": null}\n\n{"step": 3, "rank": ""}\n'
+            '{"step": 1, "rank": 40}\n{"step": 2, "rank": null}\n\n{"step": 3, "rank": " "}\n'
             '{"step": 4, "rank": "40"}\n{"step": 5}\n',
         ),
     ):
@@ -555,8 +555,12 @@ def test_quoted_commas_quotes_and_lines_are_text(tmp_path):
 
 
 def test_spaces_around_names_are_no_part_of_them(write_text):
-    replay = replay_file(write_text('step , rank, "a, b"\n1, 40, "x, y"\n'), "rank")
-    assert replay.checks == 1
+    replay = replay_file(write_text('step , rank , note\n7, 40, "x, y"\n'), "rank")
+    assert told(replay, loud=False) == [("BASELINE", 7)]
+
+
+def test_carriage_returns_alone_end_the_lines_of_a_csv(write_text):
+    assert replay_file(write_text("step,rank\r1,40\r2,40\r"), "rank").checks == 2
 
 
 def test_unusual_line_ends_inside_json_text_are_text(write_text):

@@ -27,7 +27,8 @@ __all__ = ["SCENARIOS", "STEPS", "Run", "Scenario"]
 STEPS = 200
 ONSET = 48  # step at which a harm begins that does not begin with the run
 GENERATION_STEPS = 40  # from one generation of model-made text to the next
-EVERY = 4
+CHECKS = 50
+EXAMPLES = 96  # more than features, which the tracks of SIGMA need
 WRITING_EVERY = 2  # checks
 BATCH = 16
 TEXTS = 256  # of a generation
@@ -95,10 +96,12 @@ def train(
     """
     corpus = corpus or run.ground.corpus
     folder = run.folder / str(offset)
-    probes = ProbeSet.from_dataset(corpus.held_out, seed=run.seed, source="held-out blocks")
+    probes = ProbeSet.from_dataset(
+        corpus.held_out, n=EXAMPLES, seed=run.seed, source="held-out blocks"
+    )
     watch = SigmaCallback(
         probes,
-        every=EVERY,
+        every=max(steps, STEPS) // CHECKS,
         max_overhead=None,  # far more checks than 1 % of these seconds would pay for
         channels=CHANNELS,
         generation={"every": WRITING_EVERY},
@@ -315,13 +318,13 @@ SCENARIOS = {
         Scenario("H2", "carry-forward chain, T = 0.7", 0, carry_forward(0.7), ("generation",)),
         Scenario("H3", "base-reset chain, T = 0.7, top-k 5", 0, base_reset, ("generation",)),
         Scenario("H4", "one batch repeated", ONSET, stuck_loader, ANY),
-        Scenario("H5", "learning rate x 100", ONSET, runaway_rate, ("representation",)),
+        Scenario("H5", "learning rate x 100", ONSET, runaway_rate, ("representation", "loss")),
         Scenario(
             "H5s",
             "learning rate x 100, from scratch",
             SCRATCH_STEPS * 3 // 4,
             runaway_rate_from_scratch,
-            ("representation",),
+            ("representation", "loss"),
         ),
         Scenario("H6", "runaway weight decay", ONSET, runaway_decay, ANY),
         Scenario("H7", "REINFORCE on a cheap reward", 0, cheap_reward, ("generation",)),

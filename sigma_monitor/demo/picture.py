@@ -13,6 +13,7 @@ from sigma_monitor.measure import FLOORED, WATCHED
 from sigma_monitor.sinks import Record
 from sigma_monitor.snapshot import Snapshot
 from sigma_monitor.watch import FLOOR
+from sigma_monitor.writing import ENTROPY
 
 __all__ = ["Curves", "draw"]
 
@@ -20,6 +21,7 @@ _INK, _WARN, _ERROR = "#1f4e79", "#c77700", "#b3261e"
 _ROWS = (
     (WATCHED, "effective rank\ncentred token rows"),
     (FLOORED, "effective rank\nuncentred, mean-pooled"),
+    (ENTROPY, "output entropy, nats\nwhile it writes"),
 )
 
 
@@ -45,20 +47,25 @@ def draw(columns: Sequence[Curves], path: Path) -> Path:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
-        3, len(columns), figsize=(4 * len(columns), 7), sharex="col", sharey="row", squeeze=False
+        len(_ROWS) + 1,
+        len(columns),
+        figsize=(4 * len(columns), 9),
+        sharex="col",
+        sharey="row",
+        squeeze=False,
     )
     for number, column in enumerate(columns):
-        top, middle, bottom = axes[:, number]
-        top.set_title(column.name)
-        for axis, (key, label) in zip((top, middle), _ROWS, strict=True):
+        *curves, bottom = axes[:, number]
+        curves[0].set_title(column.name)
+        for axis, (key, label) in zip(curves, _ROWS, strict=True):
             _curve(axis, column.record, key)
             if number == 0:
                 axis.set_ylabel(label)
         _losses(bottom, column)
-        for axis in (top, middle, bottom):
-            _alerts(axis, column.record, named=axis is top)
-    axes[2][0].set_ylabel("loss")
-    axes[2][0].legend(frameon=False)
+        for axis in (*curves, bottom):
+            _alerts(axis, column.record, named=axis is curves[0])
+    axes[-1][0].set_ylabel("loss")
+    axes[-1][0].legend(frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Text stays text, which is small and can be read aloud; the same curves give the same file.
@@ -69,11 +76,11 @@ def draw(columns: Sequence[Curves], path: Path) -> Path:
 
 
 def _series(snapshots: Sequence[Snapshot], key: str) -> tuple[list[int], list[Estimate]]:
-    """Steps and estimates of the first layer, where there are any."""
+    """Steps and estimates of the first layer or of what was written, where there are any."""
     found = [
         (snapshot.step, estimates[key])
         for snapshot in snapshots
-        for estimates in list(snapshot.layers.values())[:1]
+        for estimates in [{**snapshot.generation, **next(iter(snapshot.layers.values()), {})}]
         if key in estimates
     ]
     return [step for step, _ in found], [estimate for _, estimate in found]
@@ -91,13 +98,19 @@ def _curve(axis: Any, record: Record, key: str) -> None:
     )
     axis.plot(steps, [estimate.value for estimate in estimates], color=_INK)
     _readable_log(axis)
-    baseline = next((a["baseline"] for a in record.alerts if a["kind"] == "BASELINE"), None)
+    baselines = [a for a in record.alerts if a["kind"] == "BASELINE"]
+    baseline = next((a["baseline"] for a in baselines if _watches(a, key)), None)
     rule = Thresholds()
-    if key == WATCHED and baseline is not None:
+    if baseline is not None:
         axis.axhline(baseline * rule.warning_slow, color=_WARN, linewidth=0.8, linestyle=":")
         axis.axhline(baseline * rule.collapsed, color=_ERROR, linewidth=0.8, linestyle=":")
     if key == FLOORED:
         axis.axhline(FLOOR, color=_ERROR, linewidth=0.8, linestyle=":")
+
+
+def _watches(alert: dict[str, Any], key: str) -> bool:
+    channel = "generation" if key == ENTROPY else "representation"
+    return bool(alert["functional"] == key and alert["channel"] == channel)
 
 
 def _readable_log(axis: Any) -> None:

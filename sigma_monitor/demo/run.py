@@ -57,6 +57,7 @@ class ArmResult:
             "verdict": self.verdict,
             "expected": self.arm.expected,
             "stopped_at": self.steps if self.stopped else None,
+            "alert_channel": None if alert is None else alert["channel"],
             "alert_check": None if alert is None else alert["check"],
             "alert_step": step,
             "held_out_loss": at[-1].loss if at else None,
@@ -90,7 +91,7 @@ class DemoResult:
     def table(self) -> str:
         """The table and the path of the picture."""
         head = (
-            f"{'arm':<29}{'verdict':<11}{'first alert':<22}{'held-out loss':<15}"
+            f"{'arm':<29}{'verdict':<11}{'first alert':<38}{'held-out loss':<15}"
             f"{'own loss':<10}{'overhead':<10}stopped"
         )
         lines = [head, "-" * len(head)]
@@ -98,13 +99,13 @@ class DemoResult:
             alert = (
                 "none"
                 if row["alert_step"] is None
-                else f"check {row['alert_check']}, step {row['alert_step']}"
+                else f"{row['alert_channel']}, check {row['alert_check']}, step {row['alert_step']}"
             )
             where = " (end)" if row["alert_step"] is None else " (there)"
             stopped = "no" if row["stopped_at"] is None else f"at step {row['stopped_at']}"
             loss = "-" if row["held_out_loss"] is None else f"{row['held_out_loss']:.2f}{where}"
             lines.append(
-                f"{row['arm']:<29}{row['verdict']:<11}{alert:<22}{loss:<15}"
+                f"{row['arm']:<29}{row['verdict']:<11}{alert:<38}{loss:<15}"
                 f"{row['own_loss_at_end']:<10.2g}{row['overhead']:<10.0%}{stopped}"
             )
         outcome = "as expected" if self.as_expected else "NOT as expected"

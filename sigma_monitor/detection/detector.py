@@ -126,7 +126,7 @@ class Detector:
         """The latest value over the baseline; None before there is one."""
         if self.baseline is None or self.value is None:
             return None
-        return math.exp(self.value - self.baseline.log_value)
+        return _exp(self.value - self.baseline.log_value)
 
     def update(self, step: int, log_value: float, stderr: float | None = None) -> Status:
         """Take one check into account.
@@ -270,17 +270,17 @@ class Detector:
         alert = Alert(kind, SEVERITY[kind], step, self._checks)
         if kind not in ("BASELINE", "WARNING", "COLLAPSED", "RECOVERED"):
             return alert
-        baseline = None if self.baseline is None else math.exp(self.baseline.log_value)
+        baseline = None if self.baseline is None else _exp(self.baseline.log_value)
         if kind == "BASELINE":
             return replace(alert, baseline=baseline, value=baseline)
-        value = None if self.value is None else math.exp(self.value)
+        value = None if self.value is None else _exp(self.value)
         alert = replace(alert, baseline=baseline, value=value)
         if kind == "RECOVERED":
             return alert
         return replace(
             alert,
             side=self.side,
-            ratio=None if self.baseline is None else math.exp(self.finding.moved),
+            ratio=None if self.baseline is None else _exp(self.finding.moved),
             onset_step=self.onset_step,
             forecast=self._forecast(step),
         )
@@ -343,6 +343,14 @@ class Detector:
         for name, attribute in _COUNTS.items():
             setattr(new, attribute, int(state[name]))
         return vars(new)
+
+
+def _exp(log_value: float) -> float:
+    """Infinite where the number is too large for a float: a log det as log value, say."""
+    try:
+        return math.exp(log_value)
+    except OverflowError:
+        return math.inf
 
 
 # In the state -> attribute.

@@ -171,3 +171,12 @@ def test_a_noisy_plateau_raises_its_own_threshold():
         counts.append(sum(d.status >= Status.WARNING for d in detectors))
     assert counts[0] == 50
     assert counts[1] <= 5
+
+
+def test_logarithms_beyond_the_range_of_a_float_are_told_as_infinite():
+    detector = Detector(baseline="start")
+    alerts = feed(detector, [5000.0] * 5 + [4000.0] * 5)
+    assert kinds(alerts) == ["BASELINE", "WARNING"]
+    assert alerts[1].baseline == math.inf
+    assert alerts[1].ratio == 0.0
+    assert feed(Detector(baseline="start"), [0.0] * 5 + [5000.0] * 5)[1].ratio == math.inf
