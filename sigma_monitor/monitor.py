@@ -553,11 +553,13 @@ class SigmaMonitor:
         quotes: tuple[str, ...] = ()
         if self.include_examples:
             quotes = self._quotes(alert, writing)
-        loss = None if self._watch is None else self._watch.loss
+        if self._watch is None:
+            return worded(placed, quotes=quotes)
+        before = self._watch.loss.baseline(alert.channel)
         return worded(
             placed,
-            loss=None if loss is None else loss.mean,
-            start_loss=None if loss is None or loss.baseline is None else loss.baseline.mean,
+            loss=self._watch.loss.mean,
+            start_loss=None if before is None else before.mean,
             quotes=quotes,
         )
 

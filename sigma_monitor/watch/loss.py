@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
-from sigma_monitor.alert import Alert, AlertKind, Status
+from sigma_monitor.alert import Alert, AlertKind, Channel, Status
 from sigma_monitor.detection import Detector, Judgement, judgement, paired_change
 from sigma_monitor.detection.baseline import start
 from sigma_monitor.probing import TokenLosses
@@ -30,9 +30,9 @@ _LEAST_CHECKS = 3  # whose median can be the best
 class LossWatch:
     """Held-out loss of the same examples at every check.
 
-    The judgement is against the baseline, by a paired interval. The rise is against the best, the
-    lowest rolling median so far: a loss that fell far and then rises is harm, even below where it
-    began. A check with a non-finite loss is passed over.
+    The judgement is against the loss when a channel took its baseline, by a paired interval. The
+    rise is against the best, the lowest rolling median so far: a loss that fell far and then rises
+    is harm, even below where it began. A check with a non-finite loss is passed over.
     """
 
     def __init__(self, *, expected_checks: int | None, thresholds: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class LossWatch:
             expected_checks=expected_checks,
             **{**LOSS_RULE, **thresholds},
         )
-        self.baseline: TokenLosses | None = None
+        self._baselines: dict[str, TokenLosses] = {}  # by channel
         self._now: TokenLosses | None = None  # None: not measured at the latest check
         self._half_width = math.inf  # of the change from the best, nats
         self._best: TokenLosses | None = None  # the check at which the best was reached
@@ -63,16 +63,24 @@ class LossWatch:
         """Step at which the rise began."""
         return self.detector.onset_step
 
-    @property
-    def judgement(self) -> Judgement | None:
+    def baseline(self, channel: Channel) -> TokenLosses | None:
+        """The loss when `channel` took its baseline; before that, at the first check."""
+        return self._baselines.get(channel)
+
+    def judgement(self, channel: Channel) -> Judgement | None:
         """Against the baseline; a rise from the best is worse. None without a loss."""
-        now, before = self._now, self.baseline
+        now, before = self._now, self.baseline(channel)
         if now is None or before is None:
             return None
         if self.status > Status.HEALTHY:
             return "worse"
         change, half_width = paired_change(now.sums, before.sums, now.tokens)
         return judgement(change, half_width, before.mean)
+
+    def freeze(self, channel: Channel) -> None:
+        """Take the latest check, where it was measured, as the baseline of `channel`."""
+        if self._now is not None:
+            self._baselines[channel] = self._now
 
     def update(self, step: int, losses: TokenLosses | None) -> None:
         """Take one check into account."""
@@ -81,8 +89,8 @@ class LossWatch:
             return
         self._now = losses
         mean = losses.mean
-        if self.baseline is None or self.baseline.tokens != losses.tokens:
-            self.begin(losses)
+        if self._best is None or self._best.tokens != losses.tokens:
+            self._begin(losses)
         self._recent = [*self._recent, mean][-self.detector.thresholds.fast_window :]
         level = median(self._recent)
         if len(self._recent) >= _LEAST_CHECKS and level < self._best_mean:
@@ -94,15 +102,13 @@ class LossWatch:
             step, math.log(self._best_mean / mean), stderr if math.isfinite(stderr) else None
         )
 
-    def begin(self, losses: TokenLosses | None) -> None:
-        """Take these as the baseline, and as the best so far."""
-        if losses is not None:
-            self.baseline = self._best = losses
-            self._best_mean, self._recent = losses.mean, []
+    def _begin(self, losses: TokenLosses) -> None:
+        self._baselines = dict.fromkeys(get_args(Channel), losses)
+        self._best, self._best_mean, self._recent = losses, losses.mean, []
 
     def rebaseline(self) -> None:
         """What comes next is the reference."""
-        self.baseline = None
+        self._best = None
         self.detector.rebaseline()
 
     def describe(self, kind: AlertKind, step: int) -> Alert:
@@ -126,7 +132,7 @@ class LossWatch:
         """JSON-serialisable builtins."""
         return {
             "detector": self.detector.state_dict(),
-            "baseline": _packed(self.baseline),
+            "baselines": {name: _packed(losses) for name, losses in self._baselines.items()},
             "best": _packed(self._best),
             "best_mean": self._best_mean if math.isfinite(self._best_mean) else None,
             "recent": list(self._recent),
@@ -135,14 +141,19 @@ class LossWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.detector.load_state_dict(state["detector"])
-        self.baseline, self._best = _unpacked(state["baseline"]), _unpacked(state["best"])
+        self._baselines = {
+            name: losses
+            for name, packed in state["baselines"].items()
+            if (losses := _unpacked(packed)) is not None
+        }
+        self._best = _unpacked(state["best"])
         best = state["best_mean"]
         self._best_mean = math.inf if best is None else float(best)
         self._recent = [float(loss) for loss in state["recent"]]
 
     def reference(self) -> Mapping[str, Any] | None:
         """What another run needs to be compared with this one's baseline."""
-        return _packed(self.baseline)
+        return _packed(self.baseline("representation"))
 
     def present(self) -> Mapping[str, Any] | None:
         """The latest check as another run's baseline."""
@@ -150,7 +161,9 @@ class LossWatch:
 
     def refer(self, reference: Mapping[str, Any] | None) -> None:
         """Take the baseline of another run."""
-        self.begin(_unpacked(reference))
+        losses = _unpacked(reference)
+        if losses is not None:
+            self._begin(losses)
 
 
 def _packed(losses: TokenLosses | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sigma_monitor.alert import Alert, Status
+from sigma_monitor.alert import Alert, Channel, Status
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.measure import Measured
 from sigma_monitor.probing import TokenLosses
@@ -144,18 +144,22 @@ class RunWatch:
             for name, layer in self.layers.items()
             for event in layer.update(step, measured[name])
         ]
-        if any(event.kind == "BASELINE" for event in events):
-            self.loss.begin(losses)
         if self.writing is not None and writing is not None:
             events += self.writing.update(step, writing)
-        lost = None if self.writing is None else self.writing.diversity_lost
-        evidence = Evidence(self.loss.judgement, lost)
-        news = self._representation.conclude(step, self.layers, evidence)
+        for event in events:
+            if event.kind == "BASELINE":
+                self.loss.freeze(event.channel)
+        news = self._representation.conclude(step, self.layers, self._evidence("representation"))
         if self.writing is not None and writing is not None:
-            news += self._generation.conclude(step, self.writing.series, evidence)
+            known = self._evidence("generation")
+            news += self._generation.conclude(step, self.writing.series, known)
         if losses is not None and not self._loud:
-            news += self._held_out.conclude(step, {"loss": self.loss}, evidence)
+            news += self._held_out.conclude(step, {"loss": self.loss}, self._evidence("loss"))
         return _told_once(events) + news
+
+    def _evidence(self, channel: Channel) -> Evidence:
+        lost = None if self.writing is None else self.writing.diversity_lost
+        return Evidence(self.loss.judgement(channel), lost)
 
     def missed(self, step: int) -> list[Alert]:
         """Take into account that a check did not happen."""

@@ -567,6 +567,21 @@ def test_a_state_kept_as_json_changes_nothing_at_any_check(options):
     assert {"BASELINE", "WARNING", "COLLAPSED", "RECOVERED", "NONFINITE"} <= {a.kind for a in told}
 
 
+@pytest.mark.xfail(strict=True, reason="the floored value of the latest check is not in the state")
+def test_a_floor_that_was_reached_is_still_so_after_a_resume_without_measurements():
+    unbroken, resumed = Series(), Series()
+    for series in (unbroken, resumed):
+        series.go(5)
+        series.go(10, ratio=measured(1.0, pooled=1.5), loss=BETTER)
+    state = through_json(resumed.watch.state_dict())
+    resumed.watch = resumed.fresh()
+    resumed.watch.load_state_dict(state)
+    for series in (unbroken, resumed):
+        series.go(1, ratio=math.nan, loss=BETTER)
+    assert unbroken.watch.collapsed
+    assert resumed.watch.collapsed
+
+
 def test_a_state_shares_nothing_with_its_watch():
     series = Series(writes=True)
     series.go(10, text=writing())

@@ -1,0 +1,193 @@
+"""Writes the tables of docs/detection.md, and draws its picture, from the committed results.
+
+Run: python benchmarks/collapse/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "detection.md"
+PICTURE = ROOT / "docs" / "detection.svg"
+
+_INK, _OWN = "#5b6770", "#b3261e"
+
+
+def main() -> None:
+    bench = json.loads((RESULTS / "collapse.json").read_text())
+    simulated = json.loads((RESULTS / "false_alarms.json").read_text())
+    text = PAGE.read_text(encoding="utf-8")
+    for name, lines in {
+        "methods": methods(bench["methods"]),
+        "scenarios": scenarios(bench["scenarios"]),
+        "functionals": functionals(bench["functionals"]),
+        "false alarms": false_alarms(simulated["false_alarms"]),
+        "delays": delays(simulated["delays"]),
+        "confirmation": confirmation(simulated["confirmation"]),
+    }.items():
+        text = replaced(text, name, "\n".join(lines))
+    PAGE.write_text(text, encoding="utf-8")
+    draw(bench["methods"])
+
+
+def replaced(text: str, name: str, table: str) -> str:
+    """The page with what stands between the two marks of `name` exchanged."""
+    begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return before + begin + "\n" + table + "\n" + end + after
+
+
+def methods(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each method."""
+    lines = [
+        "| method | harmful runs told | healthy runs alarmed | checks after the onset | after loss "
+        "+5 % | after diversity was lost |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            row["method"],
+            _share(row["detected"]),
+            _share(row["false_alarms"]),
+            _number(row["median_delay_checks"]),
+            _number(row["median_checks_after_loss_5"]),
+            _number(row["median_checks_after_diversity"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def scenarios(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each scenario."""
+    lines = [
+        "| scenario | | alarmed | first by | in a right channel | COLLAPSED | information | checks "
+        "after the onset | after loss +5 % |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        runs, channels = row["runs"], row["first_channels"]
+        named = {name: channels.count(name) for name in dict.fromkeys(channels) if name}
+        cells = [
+            row["scenario"],
+            row["story"],
+            f"{row['alarmed']['sigma_monitor']} of {runs}",
+            ", ".join(f"{name} {count}" for name, count in named.items()) or "-",
+            str(row["right_channel"]) if row["harmful"] else "",
+            str(row["collapsed"]),
+            str(row["information"]),
+            _number(row["median_delay_checks"]) if row["harmful"] else "",
+            _number(row["median_checks_after_loss_5"]) if row["harmful"] else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def functionals(rows: list[dict[str, Any]]) -> list[str]:
+    """AUROC of a move to the bad side and to either side."""
+    lines = ["| functional | to its bad side | to either side |", "|---|---|---|"]
+    for row in rows:
+        one, two = row["auroc_one_sided"], row["auroc_two_sided"]
+        lines.append(f"| {row['functional']} | {one:.2f} | {two:.2f} |")
+    return lines
+
+
+def false_alarms(rows: list[dict[str, Any]]) -> list[str]:
+    """Healthy simulated runs in which something was told."""
+    lines = [
+        "| checks | baseline | preset | drift | φ | runs | WARNING | of it expansion | COLLAPSED |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["checks"], row["baseline"], row["preset"], row["drift"], row["phi"]]
+        share = f"{row['warning']} ({row['warning'] / row['runs']:.2%})"
+        cells += [row["runs"], share, row["expansion"], row["collapsed"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def delays(rows: list[dict[str, Any]]) -> list[str]:
+    """Checks until a fall was told."""
+    lines = [
+        "| checks | baseline | φ | falls to | within | WARNING, median / p90 | missed | COLLAPSED, "
+        "median |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        within = "one check" if not row["fall_lasts"] else f"{row['fall_lasts']} checks"
+        warned = f"{_number(row['median_warning'])} / {_number(row['p90_warning'])}"
+        cells = [row["checks"], row["baseline"], row["phi"], f"{row['level']:.0%}", within]
+        missed = f"{row['missed_warning']} of {row['runs']}"
+        cells += [warned, missed, _number(row["median_collapsed"])]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def confirmation(rows: list[dict[str, Any]]) -> list[str]:
+    """Steps until a sudden fall was told, with and without confirmation."""
+    lines = [
+        "| falls to | early confirmation | steps to WARNING, median / p90 | to COLLAPSED | "
+        "largest share of time |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            f"{row['level']:.0%}",
+            "yes" if row["confirmation"] else "no",
+            f"{_number(row['median_warning'])} / {_number(row['p90_warning'])}",
+            f"{_number(row['median_collapsed'])} / {_number(row['p90_collapsed'])}",
+            f"{row['largest_share_of_time']:.2%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Share of harmful runs told against share of healthy runs alarmed, with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [row for row in rows if row["detected"]["runs"] and row["false_alarms"]["runs"]]
+    figure, (told, alarmed) = pyplot.subplots(
+        1, 2, figsize=(9, 0.32 * len(shown) + 1), sharey=True, layout="constrained"
+    )
+    for axis, key, title in (
+        (told, "detected", "harmful runs told"),
+        (alarmed, "false_alarms", "healthy runs alarmed"),
+    ):
+        for place, row in enumerate(reversed(shown)):
+            colour = _OWN if row["method"].startswith("sigma_monitor") else _INK
+            found = row[key]
+            axis.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=1.2)
+            axis.plot([found["share"]], [place], "o", color=colour, markersize=5)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        axis.grid(axis="x", linewidth=0.4)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(length=0)
+    told.set_yticks(range(len(shown)), [row["method"] for row in reversed(shown)])
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sigma_monitor"}):
+        figure.savefig(PICTURE, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _share(found: dict[str, Any]) -> str:
+    if not found["runs"]:
+        return "-"
+    interval = f"{found['low']:.0%} to {found['high']:.0%}"
+    return f"{found['hits']} of {found['runs']} ({interval})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+if __name__ == "__main__":
+    main()
