@@ -18,11 +18,12 @@ from torch import nn
 
 from sigma_monitor.alert import Alert, Status
 from sigma_monitor.cadence import Cadence
-from sigma_monitor.detection import Thresholds, worded
+from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.lineage import BEGINNING, END, Reference
 from sigma_monitor.measure import CENTRED, POOLED, TURNED, UNCENTRED, WATCHED, Measured, measure
+from sigma_monitor.options import check_choices, detector_options, reference_and_kind
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet, Reading
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
@@ -30,16 +31,11 @@ from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
 from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
 from sigma_monitor.snapshot import Snapshot
-from sigma_monitor.spectrum.summary import (
-    DEFAULT_RELATIVE_RIDGE,
-    FUNCTIONALS,
-    METHODS,
-    Method,
-)
-from sigma_monitor.watch import LOSS_RULE, RunWatch, WatchOptions
+from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
+from sigma_monitor.watch import RunWatch, WatchOptions
 from sigma_monitor.writing import Writing, WritingProbe
 
-__all__ = ["CHANNELS", "DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
+__all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -52,7 +48,6 @@ _STATE_VERSION = 2
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _QUOTES = 3  # texts in an alert
 _UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
-CHANNELS = ("representation", "generation")
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -146,7 +141,7 @@ class SigmaMonitor:
         seed: int = 0,
         enabled: bool = True,
     ) -> None:
-        _check_choices(functionals, method, channels, relative_ridge)
+        check_choices(functionals, method, channels, relative_ridge)
         self.probes = probes
         self.probe = Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed)
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
@@ -154,7 +149,7 @@ class SigmaMonitor:
         self.functionals = tuple(dict.fromkeys((WATCHED, *functionals)))
         self.relative_ridge = relative_ridge
         self.method = method
-        self.reference, self.baseline = _reference_and_kind(baseline)
+        self.reference, self.baseline = reference_and_kind(baseline)
         self.writer = (
             WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **(generation or {}))
             if "generation" in channels
@@ -162,7 +157,7 @@ class SigmaMonitor:
         )
         self.tokenizer = tokenizer
         self.include_examples = include_examples
-        self.detector = _detector_options(detector, stop_on_collapse)
+        self.detector = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
         self.sinks = sinks
         self.output_dir = output_dir
@@ -761,75 +756,6 @@ class _Opening:
 
 def _with_drift(measured: Measured, drift: float | None) -> dict[str, Estimate]:
     return measured.estimates | ({} if drift is None else {TURNED: Estimate.exact(drift)})
-
-
-def _check_choices(
-    functionals: Sequence[str], method: str, channels: Sequence[str], relative_ridge: float
-) -> None:
-    unknown = [name for name in functionals if name not in FUNCTIONALS]
-    if isinstance(functionals, str) or unknown:
-        raise InputError(f"functionals={functionals!r}: pass a list of {', '.join(FUNCTIONALS)}.")
-    if method not in METHODS:
-        raise InputError(f'method={method!r}: pass "auto", "exact" or "lanczos".')
-    if isinstance(channels, str) or not {"representation"} <= set(channels) <= set(CHANNELS):
-        raise InputError(
-            f'channels={channels!r}: pass ("representation",) or ("representation", "generation").'
-        )
-    if not 0 < relative_ridge < 1:
-        raise InputError(f"relative_ridge={relative_ridge!r}: pass a share such as 1e-3.")
-
-
-def _reference_and_kind(
-    baseline: Any,
-) -> tuple[Reference | None, Literal["auto", "start", "plateau"]]:
-    """The baseline of another run, and what stands in where it does not fit."""
-    if isinstance(baseline, Reference):
-        return baseline, "auto"
-    if baseline in ("auto", "start", "plateau"):
-        return None, baseline
-    if not isinstance(baseline, (str, os.PathLike)):
-        raise InputError(
-            f'baseline={baseline!r}: pass "auto", "start", "plateau", the path of a record.jsonl, '
-            "or a generation of a Lineage."
-        )
-    try:
-        return Reference.from_record(baseline), "auto"
-    except RecordError as error:
-        raise InputError(
-            f'baseline={baseline!r} is none of "auto", "start", "plateau", and as a record: {error}'
-        ) from error
-
-
-def _detector_options(
-    detector: str | Mapping[str, Any] | None, stop_on_collapse: bool | float
-) -> dict[str, dict[str, Any]]:
-    """Thresholds by channel, as `WatchOptions` takes them."""
-    options: dict[str, Any] = (
-        {"preset": detector} if isinstance(detector, str) else dict(detector or {})
-    )
-    if not isinstance(stop_on_collapse, (bool, int, float)):
-        raise InputError(
-            f"stop_on_collapse={stop_on_collapse!r}: pass True, False, or a ratio of effective "
-            "rank to its baseline such as 0.5."
-        )
-    foreign = options.keys() & {"baseline", "expected_checks"}
-    if foreign:
-        raise InputError(
-            f"detector={dict(options)!r}: {', '.join(sorted(foreign))} is set by the monitor; pass "
-            "baseline= to it, and thresholds only in detector=."
-        )
-    others = {name: dict(options.pop(name, {})) for name in ("generation", "loss")}
-    if not isinstance(stop_on_collapse, bool):
-        preset = Thresholds.of(options.get("preset", "default"))
-        rule = preset.collapsing_at(float(stop_on_collapse))
-        options = {
-            "collapsed": rule.collapsed,
-            "warning_fast": rule.warning_fast,
-            "warning_slow": rule.warning_slow,
-        } | options
-    for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
-        Thresholds.of(**thresholds)  # raises on what cannot be used
-    return {"thresholds": options, **others}
 
 
 def _accelerator_of(model: nn.Module) -> torch.device | None:

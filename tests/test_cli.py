@@ -10,6 +10,8 @@ import pytest
 
 from sigma_monitor import __version__
 from sigma_monitor.cli import main
+from sigma_monitor.monitor import RECORD
+from sigma_monitor.sinks import read_record
 
 
 def command(*arguments, cwd, timeout=280):
@@ -58,12 +60,13 @@ def test_internal_error_exits_with_70(tmp_path, capsys, monkeypatch):
     assert "broken on purpose" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(900)
 def test_demo_reaches_the_expected_verdicts(tmp_path):
-    done = command("demo", "--json", "--out", "demo", cwd=tmp_path)
+    done = command("demo", "--json", "--out", "demo", cwd=tmp_path, timeout=880)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("{"), done.stdout[:500]
     result = json.loads(done.stdout)
-    healthy, runaway, alignment = result["arms"]
+    healthy, runaway, alignment, own_samples = result["arms"]
     assert healthy["verdict"] == "HEALTHY"
     assert healthy["alert_step"] is None
     assert runaway["verdict"] == "COLLAPSED"
@@ -72,5 +75,9 @@ def test_demo_reaches_the_expected_verdicts(tmp_path):
     assert alignment["verdict"] == "COLLAPSED"
     assert alignment["own_loss_at_end"] < 1e-3  # it looks perfect
     assert alignment["held_out_loss"] > 1.5 * healthy["held_out_loss"]
+    assert own_samples["verdict"] == "COLLAPSED"
+    assert own_samples["alert_channel"] == "generation"
+    alerts = read_record(tmp_path / "demo" / "its-own-samples" / RECORD).alerts
+    assert {a["channel"] for a in alerts if a["severity"] != "info"} == {"generation"}
     picture = tmp_path / result["picture"]
     assert picture.read_bytes().startswith(b"\x89PNG")

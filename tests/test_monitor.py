@@ -12,7 +12,8 @@ from torch import nn
 
 from sigma_monitor import ProbeSet, SigmaMonitor, Status
 from sigma_monitor.errors import InputError, ProbeError, RecordError
-from sigma_monitor.monitor import CHANNELS, RECORD
+from sigma_monitor.monitor import RECORD
+from sigma_monitor.options import CHANNELS
 from sigma_monitor.sinks import read_record
 from tests.clock import stop_the_clock
 from tests.probing.models import Plain, tiny, token_ids

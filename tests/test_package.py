@@ -21,6 +21,7 @@ HOUSE = [
     {"demo", "analysis", "replay"},
     {"integrations"},
     {"monitor"},
+    {"options"},
     {"watch"},
     {"cadence", "lineage", "measure", "writing"},
     {"probing", "detection", "sinks"},

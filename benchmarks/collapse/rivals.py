@@ -42,27 +42,26 @@ class Calibration:
     track_two: float
 
 
-def alarm_steps(run: dict[str, Any], calibration: Calibration) -> dict[str, float | None]:
-    """Method -> step of its first alarm in a run; None: it stayed quiet."""
+def alarm_steps(run: dict[str, Any], calibration: Calibration) -> dict[str, list[float]]:
+    """Method -> all steps at which it alarms in a run."""
     rows: Sequence[Row] = run["rows"]
-    found: dict[str, float | None] = {
-        OURS: _first_alert(run["alerts"], ("representation", "generation", "loss")),
-        OURS_SPECTRUM: _first_alert(run["alerts"], ("representation",)),
-        "held-out loss": _first(rows, "loss", lambda x, past: x >= (1 + _LOSS_RISE) * min(past)),
+    found = {
+        OURS: _alerts(run["alerts"], ("representation", "generation", "loss")),
+        OURS_SPECTRUM: _alerts(run["alerts"], ("representation",)),
+        "held-out loss": _steps(rows, "loss", lambda x, past: x >= (1 + _LOSS_RISE) * min(past)),
     }
     for name, (column, side) in FUNCTIONALS.items():
         if name not in found:
-            found[name] = _first(rows, column, _off(side))
-    found["distinct-2 or compression"] = min(
-        (found.pop(name) for name in ("distinct-2", "compression ratio")),
-        key=lambda step: np.inf if step is None else step,
+            found[name] = _steps(rows, column, _off(side))
+    found["distinct-2 or compression"] = sorted(
+        {*found.pop("distinct-2"), *found.pop("compression ratio")}
     )
-    found["MMD permutation test"] = _first(rows, "mmd_p", lambda p, past: p <= _MMD_LEVEL)
+    found["MMD permutation test"] = _steps(rows, "mmd_p", lambda p, past: p <= _MMD_LEVEL)
     for name, column in (("SIGMA ΔG", "track_one"), ("SIGMA ΔU", "track_two")):
         threshold = getattr(calibration, column)
-        found[name] = _first(rows, column, lambda x, past, t=threshold: x - past[0] < t)
-    found["always quiet"] = None
-    found["always firing"] = rows[0]["step"]
+        found[name] = _steps(rows, column, lambda x, past, t=threshold: x - past[0] < t)
+    found["always quiet"] = []
+    found["always firing"] = [row["step"] for row in rows]
     return found
 
 
@@ -72,30 +71,28 @@ def _off(side: int) -> Callable[[float, list[float]], bool]:
     return lambda x, past: x >= (1 + _DROP) * past[0]
 
 
-def _first(
+def _steps(
     rows: Iterable[Row], column: str, alarmed: Callable[[float, list[float]], bool]
-) -> float | None:
+) -> list[float]:
     past: list[float] = []
+    found = []
     for row in rows:
         if column not in row:
             continue
         past.append(row[column])
         if alarmed(row[column], past):
-            return row["step"]
-    return None
+            found.append(row["step"])
+    return found
 
 
-def _first_alert(alerts: Iterable[dict[str, Any]], channels: Sequence[str]) -> float | None:
-    return next(
-        (
-            alert["step"]
-            for alert in alerts
-            if alert["severity"] != "info"
-            and alert["kind"] in _DECIDING
-            and alert["channel"] in channels
-        ),
-        None,
-    )
+def _alerts(alerts: Iterable[dict[str, Any]], channels: Sequence[str]) -> list[float]:
+    return [
+        alert["step"]
+        for alert in alerts
+        if alert["severity"] != "info"
+        and alert["kind"] in _DECIDING
+        and alert["channel"] in channels
+    ]
 
 
 def calibrated(controls: Iterable[dict[str, Any]]) -> Calibration:

@@ -20,7 +20,8 @@ from sigma_monitor import ProbeSet, SigmaCallback
 from sigma_monitor.demo.arms import Runaway
 from sigma_monitor.demo.corpus import BLOCK, Block
 from sigma_monitor.demo.own_text import EachGeneration, Texts, written_by
-from sigma_monitor.monitor import CHANNELS, RECORD
+from sigma_monitor.monitor import RECORD
+from sigma_monitor.options import CHANNELS
 
 __all__ = ["SCENARIOS", "STEPS", "Run", "Scenario"]
 

@@ -37,14 +37,14 @@ def _methods(runs: list[Run], alarms: list[dict[str, Any]]) -> list[dict[str, An
     for method in alarms[0]:
         bad = [(r, a[method]) for r, a in zip(runs, alarms, strict=True) if r["onset"] is not None]
         good = [a[method] for r, a in zip(runs, alarms, strict=True) if r["onset"] is None]
-        told = [(run, step) for run, step in bad if _in_time(run, step)]
-        early = [run for run, step in bad if step is not None and not _in_time(run, step)]
-        false = sum(step is not None for step in good)
+        told = [(r, step) for r, steps in bad if (step := _first(r, steps)) is not None]
+        early = [run for run, steps in bad if any(step < run["onset"] for step in steps)]
+        false = sum(bool(steps) for steps in good)
         table.append(
             {
                 "method": method,
                 "detected": _share(len(told), len(bad)),
-                "before_onset": len(early),
+                "alarmed_before_onset": len(early),
                 "false_alarms": _share(false, len(good)),
                 "median_delay_checks": _median([_checks(r, r["onset"], s) for r, s in told]),
                 "median_checks_after_loss_5": _median(_against(told, _loss_step)),
@@ -59,19 +59,22 @@ def _scenarios(runs: list[Run], alarms: list[dict[str, Any]]) -> list[dict[str, 
     for name in dict.fromkeys(run["scenario"] for run in runs):
         own = [(r, a) for r, a in zip(runs, alarms, strict=True) if r["scenario"] == name]
         first = own[0][0]
-        told = [(r, a[OURS]) for r, a in own if _in_time(r, a[OURS])]
+        told = [(r, step) for r, a in own if (step := _first(r, a[OURS])) is not None]
         table.append(
             {
                 "scenario": name,
                 "story": first["story"],
                 "harmful": first["onset"] is not None,
                 "runs": len(own),
-                "alarmed": {m: sum(_in_time(r, a[m]) for r, a in own) for m in own[0][1]},
+                "alarmed": {
+                    method: sum(_first(r, a[method]) is not None for r, a in own)
+                    for method in own[0][1]
+                },
                 "median_delay_checks": _median([_checks(r, r["onset"] or 0, s) for r, s in told]),
                 "median_checks_after_loss_5": _median(_against(told, _loss_step)),
                 "median_checks_after_diversity": _median(_against(told, _diversity_step)),
                 "first_channels": [_first_channel(r) for r, _ in own],
-                "right_channel": sum(_first_channel(r) in r["channels"] for r, _ in own),
+                "right_channel": sum(_rightly_placed(r) for r, _ in own),
                 "collapsed": sum(_collapsed(r) for r, _ in own),
                 "information": sum(_informed(r) for r, _ in own),
                 "check_share": _median([r["check_seconds"] / r["seconds"] for r, _ in own]),
@@ -106,23 +109,19 @@ def _line(run: Run, found: dict[str, Any]) -> dict[str, Any]:
         "alerts": [
             f"{a['kind']} {a['severity']} {a['channel']} {a['step']}" for a in run["alerts"]
         ],
-        "alarms": {method: step for method, step in found.items() if step is not None},
+        "alarms": {m: _first(run, steps) for m, steps in found.items() if steps},
     }
 
 
-def _in_time(run: Run, step: float | None) -> bool:
-    """Whether an alarm is one of the harm: not before it began. Any, in a healthy run."""
-    return step is not None and step >= (run["onset"] or 0)
-
-
-def _steps(run: Run) -> list[float]:
-    return [row["step"] for row in run["rows"]]
+def _first(run: Run, steps: list[float]) -> float | None:
+    """The first alarm at or after the onset; the first of all, in a healthy run."""
+    return next((step for step in steps if step >= (run["onset"] or 0)), None)
 
 
 def _checks(run: Run, begin: float, end: float) -> float:
     """Checks from one step to another, negative when `end` came first."""
     sign, (low, high) = (1, (begin, end)) if begin <= end else (-1, (end, begin))
-    return sign * sum(low < step <= high for step in _steps(run))
+    return sign * sum(low < step <= high for step in (row["step"] for row in run["rows"]))
 
 
 def _against(told: list[tuple[Run, float]], reference: Any) -> list[float]:
@@ -154,6 +153,11 @@ def _diversity_step(run: Run) -> float | None:
 
 def _first_channel(run: Run) -> str | None:
     return next((a["channel"] for a in run["alerts"] if a["severity"] != "info"), None)
+
+
+def _rightly_placed(run: Run) -> bool:
+    """Whether some alert came from a channel in which this harm is to be seen."""
+    return any(a["channel"] in run["channels"] for a in run["alerts"] if a["severity"] != "info")
 
 
 def _collapsed(run: Run) -> bool:

@@ -24,7 +24,7 @@ from sigma_monitor.demo.corpus import BLOCK, Block, Corpus
 from sigma_monitor.demo.live import LiveLine
 from sigma_monitor.demo.own_text import EachGeneration, Texts, written_by
 from sigma_monitor.integrations.transformers import SigmaCallback
-from sigma_monitor.monitor import CHANNELS
+from sigma_monitor.options import CHANNELS
 from sigma_monitor.probing import ProbeSet
 
 __all__ = ["ARMS", "Arm", "Runaway", "pretrained", "train_arm"]

@@ -119,7 +119,7 @@ class LossWatch:
         return replace(
             alert,
             functional="loss",
-            convention="held-out probe set",
+            convention="the probe set",
             value=self._now.mean,
             low=self._now.mean - self._half_width,
             high=self._now.mean + self._half_width,

@@ -12,6 +12,9 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.probing import TokenLosses
 from sigma_monitor.watch.loss import LossWatch
 
+CHANNELS = ("representation", "generation", "loss")
+CHANNEL = "representation"
+
 TOKENS = tuple(8 + i % 5 for i in range(64))
 # Nats per token of each example, which differ and move together.
 LEVELS = tuple(2.0 + 0.1 * (i % 7) for i in range(64))
@@ -107,7 +110,7 @@ def test_one_example_has_no_interval():
 )
 def test_a_change_within_its_interval_is_flat(changes, expected):
     loss, _ = fed([moved((0, 0, 0, 0)), moved(changes)])
-    assert loss.judgement == expected
+    assert loss.judgement(CHANNEL) == expected
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_a_change_within_its_interval_is_flat(changes, expected):
 )
 def test_less_than_a_hundredth_is_flat_however_certain(factor, expected):
     loss, _ = fed([even(2.0), even(2.0 * factor)])
-    assert loss.judgement == expected
+    assert loss.judgement(CHANNEL) == expected
 
 
 @pytest.mark.parametrize(
@@ -140,15 +143,15 @@ def test_the_boundary_is_of_the_loss_before(change, expected):
 
 def test_a_judgement_needs_a_loss():
     loss = watch()
-    assert (loss.judgement, loss.mean) == (None, None)
+    assert (loss.judgement(CHANNEL), loss.mean) == (None, None)
     loss.update(0, None)
-    assert (loss.judgement, loss.mean) == (None, None)
+    assert (loss.judgement(CHANNEL), loss.mean) == (None, None)
     loss.update(1, even(2.0))
-    assert (loss.judgement, loss.mean) == ("flat", 2.0)
+    assert (loss.judgement(CHANNEL), loss.mean) == ("flat", 2.0)
     loss.update(2, None)
-    assert (loss.judgement, loss.mean) == (None, None)
+    assert (loss.judgement(CHANNEL), loss.mean) == (None, None)
     loss.update(3, even(1.0))
-    assert (loss.judgement, loss.mean) == ("better", 1.0)
+    assert (loss.judgement(CHANNEL), loss.mean) == ("better", 1.0)
 
 
 # --- a rise from the best ------------------------------------------------------------------------
@@ -204,7 +207,7 @@ def test_a_rise_after_a_long_fall_warns_although_below_the_start():
     loss, found = fed(fall + [losses(0.55)] * 10)
     assert set(found[:51]) == {Status.HEALTHY}
     assert found[-1] is Status.WARNING
-    assert loss.judgement == "worse"  # although the loss is 45 % below its baseline
+    assert loss.judgement(CHANNEL) == "worse"  # although the loss is 45 % below its baseline
     alert = loss.describe("WARNING", 60)
     assert alert.value == pytest.approx(losses(0.55).mean)
     # The best is the lowest median of five: that of the last five of the fall.
@@ -241,7 +244,7 @@ def test_a_rise_that_ends_is_over():
     loss, found = fed([losses()] * 10 + [losses(1.2)] * 10 + [losses(1.01)] * 30)
     assert Status.WARNING in found
     assert found[-1] is Status.HEALTHY
-    assert loss.judgement == "worse"  # by 1 %, certain
+    assert loss.judgement(CHANNEL) == "worse"  # by 1 %, certain
 
 
 def test_thresholds_of_ones_own_win():
@@ -263,56 +266,73 @@ def test_a_loss_that_is_no_number_is_passed_over(bad):
         expected = loss.state_dict()
         loss.update(step, odd)
         assert loss.state_dict() == expected
-        assert (loss.judgement, loss.mean) == (None, None)
+        assert (loss.judgement(CHANNEL), loss.mean) == (None, None)
         found.append(loss.status)
     assert found[-1] is plain.status is Status.WARNING
     first = watch()
     first.update(0, odd)
-    assert first.baseline is None
+    assert first.baseline(CHANNEL) is None
 
 
-@pytest.mark.xfail(strict=True, reason="begin() takes whatever it is given")
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
-def test_a_loss_that_is_no_number_is_not_taken_as_the_baseline(bad):
-    """It comes at the check at which the representation freezes its own."""
+def test_a_loss_that_is_no_number_is_not_taken_as_a_baseline(bad):
+    """It comes at the check at which a channel takes its own."""
     loss, odd = watch(), TokenLosses((bad,) * len(TOKENS), TOKENS)
-    loss.update(0, odd)
-    loss.begin(odd)
-    loss.update(1, losses())
-    loss.update(2, losses())
-    assert loss.judgement == "flat"
-    json.dumps(loss.state_dict(), allow_nan=False)
+    for first in (odd, losses()):
+        loss.update(0, first)
+        loss.update(1, odd)
+        for channel in CHANNELS:
+            loss.freeze(channel)
+        loss.update(2, losses())
+        assert [loss.judgement(channel) for channel in CHANNELS] == ["flat"] * 3
+        json.dumps(loss.state_dict(), allow_nan=False)
 
 
 def test_another_probe_set_begins_anew():
     loss, _ = fed([losses()] * 5)
     fewer = losses(3.0, levels=LEVELS[:32], tokens=TOKENS[:32])
     loss.update(5, fewer)
-    assert loss.baseline == fewer
-    assert loss.judgement == "flat"
+    assert loss.baseline(CHANNEL) == fewer
+    assert loss.judgement(CHANNEL) == "flat"
     for step in range(6, 20):
         loss.update(step, fewer)
     assert loss.status is Status.HEALTHY
 
 
-def test_the_baseline_may_be_begun_anew():
-    loss, _ = fed([losses()] * 5)
-    loss.begin(losses(2.0))
-    loss.update(5, losses(2.0))
-    assert loss.judgement == "flat"
-    loss.begin(None)  # nothing was measured: what there is stays
-    loss.update(6, losses(1.0))
-    assert loss.judgement == "better"
+def test_each_channel_is_judged_against_the_loss_at_its_own_baseline():
+    loss, _ = fed([losses()])
+    assert [loss.baseline(channel) for channel in CHANNELS] == [losses()] * 3
+    loss.update(1, losses(0.8))
+    loss.freeze("generation")
+    loss.update(2, losses(0.8))
+    assert [loss.judgement(channel) for channel in CHANNELS] == ["better", "flat", "better"]
+    loss.update(3, None)
+    loss.freeze("representation")  # nothing was measured: what there is stays
+    loss.update(4, losses(0.78))
+    assert [loss.judgement(channel) for channel in CHANNELS] == ["better"] * 3
+    assert loss.baseline("representation") == losses()
+    loss.freeze("representation")
+    assert loss.baseline("representation") == losses(0.78)
+    assert loss.reference() == loss.present()
+
+
+def test_a_baseline_that_is_taken_does_not_lift_the_best():
+    """A rise is harm, whenever a channel has taken its baseline."""
+    loss, _ = fed([losses()] * 3 + [losses(0.5)] * 5)
+    for step in range(8, 20):
+        loss.update(step, losses(0.6))
+        loss.freeze(CHANNEL)
+    assert loss.status is Status.WARNING
+    assert loss.judgement(CHANNEL) == "worse"
 
 
 def test_rebaseline_takes_what_comes_next():
     loss, _ = fed([losses()] * 10 + [losses(1.5)] * 10)
     assert loss.status is Status.WARNING
     loss.rebaseline()
-    assert loss.judgement is None
     for step in range(20, 40):
         loss.update(step, losses(1.5))
-        assert loss.judgement == "flat"
+        assert loss.judgement(CHANNEL) == "flat"
     assert loss.status is Status.HEALTHY
     assert loss.describe("WARNING", 40).baseline == pytest.approx(losses(1.5).mean)
 
@@ -343,9 +363,11 @@ def test_a_state_kept_as_json_changes_nothing_at_any_check():
             loss.update(step, value)
         assert resumed.state_dict() == unbroken.state_dict()
         assert resumed.describe("WARNING", step) == unbroken.describe("WARNING", step)
-        for name in ("judgement", "status", "mean", "onset_step"):
+        for name in ("status", "mean", "onset_step"):
             assert getattr(resumed, name) == getattr(unbroken, name)
-        seen.add((unbroken.judgement, unbroken.status))
+        for channel in CHANNELS:
+            assert resumed.judgement(channel) == unbroken.judgement(channel)
+        seen.add((unbroken.judgement(CHANNEL), unbroken.status))
     assert len(seen) >= 5
 
 
@@ -363,12 +385,12 @@ def test_another_run_is_compared_with_the_baseline_or_the_end_of_this_one():
         other = watch()
         other.refer(json.loads(json.dumps(reference)))
         other.update(0, losses(0.7))
-        assert other.judgement == expected
+        assert other.judgement(CHANNEL) == expected
     fresh = watch()
     assert (fresh.reference(), fresh.present()) == (None, None)
     fresh.refer(None)
     fresh.update(0, losses())
-    assert fresh.judgement == "flat"
+    assert fresh.judgement(CHANNEL) == "flat"
 
 
 def test_a_rise_above_the_best_of_another_run_warns():

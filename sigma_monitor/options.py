@@ -1,0 +1,109 @@
+"""Arguments of the monitor, checked where they are given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sigma_monitor.detection import Thresholds
+from sigma_monitor.errors import InputError, RecordError
+from sigma_monitor.lineage import Reference
+from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
+from sigma_monitor.watch import LOSS_RULE
+
+__all__ = ["CHANNELS", "check_choices", "detector_options", "reference_and_kind"]
+
+CHANNELS = ("representation", "generation")
+
+
+def check_choices(
+    functionals: Sequence[str], method: str, channels: Sequence[str], relative_ridge: float
+) -> None:
+    """Raise an `InputError` on a choice that is none.
+
+    Args:
+        functionals: Attributes of `SpectralSummary`.
+        method: Of the spectra.
+        channels: That are watched.
+        relative_ridge: Of log det.
+    """
+    unknown = [name for name in functionals if name not in FUNCTIONALS]
+    if isinstance(functionals, str) or unknown:
+        raise InputError(f"functionals={functionals!r}: pass a list of {', '.join(FUNCTIONALS)}.")
+    if method not in METHODS:
+        raise InputError(f'method={method!r}: pass "auto", "exact" or "lanczos".')
+    if isinstance(channels, str) or not {"representation"} <= set(channels) <= set(CHANNELS):
+        raise InputError(
+            f'channels={channels!r}: pass ("representation",) or ("representation", "generation").'
+        )
+    if not 0 < relative_ridge < 1:
+        raise InputError(f"relative_ridge={relative_ridge!r}: pass a share such as 1e-3.")
+
+
+def reference_and_kind(
+    baseline: Any,
+) -> tuple[Reference | None, Literal["auto", "start", "plateau"]]:
+    """The baseline of another run, if any, and the kind that stands in where it does not fit.
+
+    Args:
+        baseline: A kind, the path of a record, or a `Reference`.
+
+    Raises:
+        InputError: When it is none of these, or the record holds no baseline.
+    """
+    if isinstance(baseline, Reference):
+        return baseline, "auto"
+    if baseline in ("auto", "start", "plateau"):
+        return None, baseline
+    if not isinstance(baseline, (str, os.PathLike)):
+        raise InputError(
+            f'baseline={baseline!r}: pass "auto", "start", "plateau", the path of a record.jsonl, '
+            "or a generation of a Lineage."
+        )
+    try:
+        return Reference.from_record(baseline), "auto"
+    except RecordError as error:
+        raise InputError(
+            f'baseline={baseline!r} is none of "auto", "start", "plateau", and as a record: {error}'
+        ) from error
+
+
+def detector_options(
+    detector: str | Mapping[str, Any] | None, stop_on_collapse: bool | float
+) -> dict[str, dict[str, Any]]:
+    """Thresholds by channel, as `WatchOptions` takes them.
+
+    Args:
+        detector: A preset, or thresholds with those of other channels under their names.
+        stop_on_collapse: A ratio moves the threshold of COLLAPSED, and the warnings above it.
+
+    Raises:
+        InputError: On what cannot be used.
+    """
+    options: dict[str, Any] = (
+        {"preset": detector} if isinstance(detector, str) else dict(detector or {})
+    )
+    if not isinstance(stop_on_collapse, (bool, int, float)):
+        raise InputError(
+            f"stop_on_collapse={stop_on_collapse!r}: pass True, False, or a ratio of effective "
+            "rank to its baseline such as 0.5."
+        )
+    foreign = options.keys() & {"baseline", "expected_checks"}
+    if foreign:
+        raise InputError(
+            f"detector={dict(options)!r}: {', '.join(sorted(foreign))} is set by the monitor; pass "
+            "baseline= to it, and thresholds only in detector=."
+        )
+    others = {name: dict(options.pop(name, {})) for name in ("generation", "loss")}
+    if not isinstance(stop_on_collapse, bool):
+        preset = Thresholds.of(options.get("preset", "default"))
+        rule = preset.collapsing_at(float(stop_on_collapse))
+        options = {
+            "collapsed": rule.collapsed,
+            "warning_fast": rule.warning_fast,
+            "warning_slow": rule.warning_slow,
+        } | options
+    for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
+        Thresholds.of(**thresholds)  # raises on what cannot be used
+    return {"thresholds": options, **others}
