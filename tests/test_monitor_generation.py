@@ -361,6 +361,17 @@ def test_a_new_run_begins_with_a_channel_that_works():
     assert watcher.step(model, 0).generation
 
 
+def test_a_new_run_has_a_start_of_its_own():
+    model, watcher = tiny("llama"), monitor(encoder="start", tokenizer=Words())
+    names = []
+    for _ in range(2):
+        watcher.step(model, 0)
+        names.append(watcher._watch.writing._latest.encoder)
+        wander(model, 0)
+        watcher.reset()
+    assert names[0] != names[1]
+
+
 # --- the training is left as it was --------------------------------------------------------------
 
 

@@ -162,6 +162,18 @@ def test_the_projection_keeps_the_inner_products_as_well_as_theory_says(features
     assert np.sqrt(np.mean(errors**2)) == pytest.approx(1.0, abs=0.13)
 
 
+def test_texts_are_close_by_what_they_share_of_letters_to_runs_of_four(hashing):
+    """Pairs of texts that have all letters, and runs of up to three, in common."""
+    rng = np.random.default_rng(0)
+    signs = rng.permutation(np.arange(0x4E00, 0x9F00))[: 40 * 99].reshape(40, 33, 3)
+    texts = ["".join(map(chr, row.flatten())) for row in signs]
+    shuffled = ["".join(map(chr, rng.permutation(row).flatten())) for row in signs]
+    found = np.diag((hashing.embed(texts) @ hashing.embed(shuffled).T).numpy())
+    # 99 letters, and 2 pairs and 1 triple of each 33, of 99 + 98 + 97 + 96 runs; nearly no other.
+    expected = (99 + 66 + 33) / (99 + 98 + 97 + 96)
+    assert found.mean() == pytest.approx(expected, abs=5 / 16 / math.sqrt(40))
+
+
 def test_the_projection_keeps_the_inner_products_of_real_text_within_its_deviation(hashing):
     found, exact, deviation = projected(hashing, TEXTS)
     assert np.abs((found - exact) / deviation).max() < 5

@@ -298,6 +298,8 @@ def test_the_side_of_the_padding_does_not_matter():
     for probes in (right, left):
         prompts, _ = prompts_of(probes, prompt_tokens=7)
         assert torch.equal(prompts, expected)
+        prompts, _ = prompts_of(probes, prompt_tokens=7, examples=2)
+        assert torch.equal(prompts, expected[:2])
     model = tiny("llama")
     one, two = (greedy().write(model, probes) for probes in (right, left))
     assert torch.equal(one.tokens, two.tokens)
