@@ -195,9 +195,10 @@ def confirmation(runs: int, level: float, *, hurries: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a self-check of a few seconds")
+    parser.add_argument("--runs", type=int, default=3000, help="healthy series of one setting")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    runs = 20 if options.quick else 3000
+    runs = 20 if options.quick else options.runs
     many, some = max(10, runs // 3), max(10, runs // 10)
     with ProcessPoolExecutor(2) as pool:
         healthy_runs = [

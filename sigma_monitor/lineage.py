@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sigma_monitor.errors import InputError
+from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.sinks import read_record
 
 __all__ = ["BEGINNING", "END", "Lineage", "Reference"]
@@ -50,7 +50,13 @@ class Reference:
                 + " Pass the record of a run that went on for longer."
             )
         last = found[-1]
-        return cls(os.fspath(path), last["fingerprint"], last["baselines"])
+        try:
+            return cls(os.fspath(path), last["fingerprint"], last["baselines"])
+        except KeyError as error:
+            raise RecordError(
+                f"{os.fspath(path)}: its {at!r} event has no {error}. Pass a record that "
+                "sigma-monitor wrote."
+            ) from error
 
 
 class Lineage:

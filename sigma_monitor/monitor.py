@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -247,7 +247,9 @@ class SigmaMonitor:
         if self._open_sinks is None:
             return
         if self._watch is not None and self._has_baseline:
-            self.note(END, fingerprint=self._fingerprint, baselines=self._watch.present())
+            present = self._watch.present()
+            if present["layers"].keys() == self._watch.layers.keys():
+                self.note(END, fingerprint=self._fingerprint, baselines=present)
         lost = {sink.name: sink.lost for sink in self._open_sinks if sink.lost}
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
         self._release_sinks()
@@ -404,7 +406,7 @@ class SigmaMonitor:
             return self.baseline
         return "start" if getattr(model, "name_or_path", "") else "plateau"
 
-    def _new_watch(self, kind: Literal["start", "plateau"], layers: Iterable[str]) -> RunWatch:
+    def _new_watch(self, kind: Literal["start", "plateau"], layers: Collection[str]) -> RunWatch:
         checks = self.cadence.expected_checks
         every = 1 if self.writer is None else self.writer.every
         options = WatchOptions(
@@ -415,18 +417,19 @@ class SigmaMonitor:
             **self.detector,
         )
         watch = RunWatch(list(layers), options, writes=self.writer is not None)
-        if self.reference is not None and self._matches(self.reference):
+        if self.reference is not None and self._matches(self.reference, set(layers)):
             watch.refer(self.reference.baselines)
             self._has_baseline = True
         return watch
 
-    def _matches(self, reference: Reference) -> bool:
+    def _matches(self, reference: Reference, layers: set[str]) -> bool:
         """Whether the baseline of another run was measured as this one is."""
-        if reference.fingerprint == self._fingerprint or self._fingerprint is None:
+        known = self._fingerprint is None or reference.fingerprint == self._fingerprint
+        if known and layers <= reference.baselines["layers"].keys():
             return True
         _logger.warning(
-            "sigma_monitor: the baseline of %s was not used, since it has another probe set or "
-            "other conventions (%s, here %s); this run is its own baseline",
+            "sigma_monitor: the baseline of %s was not used, since it has another probe set, "
+            "other layers or other conventions (%s, here %s); this run is its own baseline",
             reference.source,
             reference.fingerprint,
             self._fingerprint,
@@ -488,7 +491,7 @@ class SigmaMonitor:
             self._previous = {}
         self._watch = self._new_watch(opening.kind, seen.measured)
         alerts = self._watch.update(
-            opening.step, seen.measured, seen.reading.losses, opening.writing
+            opening.step, seen.measured, seen.reading.losses, None if shrink else opening.writing
         )
         self._note_baseline(alerts)
 

@@ -24,6 +24,7 @@ from sigma_monitor.probing import (
     Writer,
     find_encoder,
 )
+from sigma_monitor.probing.guard import untouched
 from sigma_monitor.spectrum import Gram, summarize
 from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
 
@@ -126,6 +127,11 @@ class WritingProbe:
                 "the generation channel needs a tokenizer to read what the model writes: pass "
                 "tokenizer=, or Trainer(processing_class=)."
             )
+        # Encoder and tokenizer are other people's code, which may draw random numbers.
+        with untouched(model, seed=self.writer.seed):
+            return self._read(model, probes, tokenizer)
+
+    def _read(self, model: nn.Module, probes: ProbeSet, tokenizer: Any) -> Writing | None:
         if self._encoder is None:
             self._encoder = find_encoder(self._spec, model, tokenizer)
         written = self.writer.write(model, probes)

@@ -26,7 +26,8 @@ def onset(steps: Sequence[int], moves: Sequence[float], moved: float) -> int:
     Returns:
         The step at which it began, or the first of `steps` when it is older.
     """
-    slack = max(_LEAST_SLACK, _SLACK_SHARE * moved)
+    # Below what one check counts: else the sum of a deep fall would only fall too.
+    slack = min(max(_LEAST_SLACK, _SLACK_SHARE * moved), _MOST / 2)
     sums = list(accumulate((min(max(m, 0.0), _MOST) - slack for m in moves), initial=0.0))
     # The last of equal ones; at the end itself nothing would be left of the excursion.
     lowest = min(range(len(moves) - 1, -1, -1), key=sums.__getitem__)

@@ -200,6 +200,8 @@ class _Losses:
         if not self.possible or head is None or ids is None or ids.shape != hidden.shape[:2]:
             self.possible = False
             return
+        if ids.shape[1] < 2:  # nothing is predicted
+            return
         if isinstance(logits, Tensor):
             logits = logits.to(hidden.device)
         if not self.sums and not _head_gives(head, hidden, logits):

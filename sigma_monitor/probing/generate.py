@@ -57,7 +57,7 @@ class Writer:
     ) -> None:
         counts = {"examples": examples, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
         for name, count in counts.items():
-            if count < 1 or int(count) != count:
+            if type(count) is not int or count < 1:
                 raise InputError(f"{name}={count!r} of the generation: pass a number from 1 on.")
         if not 0 <= temperature < float("inf"):
             raise InputError(

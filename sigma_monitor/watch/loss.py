@@ -97,7 +97,7 @@ class LossWatch:
             self._best, self._best_mean = losses, level
         assert self._best is not None
         _, self._half_width = paired_change(losses.sums, self._best.sums, losses.tokens)
-        stderr = self._half_width / 2 / self._best_mean
+        stderr = self._half_width / 2 / mean
         self.detector.update(
             step, math.log(self._best_mean / mean), stderr if math.isfinite(stderr) else None
         )

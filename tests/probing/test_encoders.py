@@ -272,14 +272,12 @@ def test_an_empty_text_stands_for_a_space():
     assert not torch.equal(rows[0], rows[2])
 
 
-@pytest.mark.xfail(
-    raises=ValueError, reason="the held-out loss of examples of one token is taken: torch.cat([])"
-)
 @pytest.mark.parametrize("texts", [["", "", ""], ["a", "b", "c"]], ids=["empty", "one_token"])
 def test_texts_of_one_token_at_most_have_embeddings(texts):
     """What a model writes that ends its texts at once."""
     expected = start().embed([*texts, "some words"])[:3]
-    assert torch.equal(start().embed(texts), expected)
+    # Padding to another length rounds otherwise.
+    torch.testing.assert_close(start().embed(texts), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_training_the_model_afterwards_changes_nothing():
