@@ -23,7 +23,12 @@ from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.lineage import BEGINNING, END, Reference
 from sigma_monitor.measure import CENTRED, POOLED, TURNED, UNCENTRED, WATCHED, Measured, measure
-from sigma_monitor.options import check_choices, detector_options, reference_and_kind
+from sigma_monitor.options import (
+    check_choices,
+    detector_options,
+    generation_options,
+    reference_and_kind,
+)
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet, Reading
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
@@ -151,7 +156,11 @@ class SigmaMonitor:
         self.method = method
         self.reference, self.baseline = reference_and_kind(baseline)
         self.writer = (
-            WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **(generation or {}))
+            WritingProbe(
+                encoder=encoder,
+                relative_ridge=relative_ridge,
+                **generation_options(generation),
+            )
             if "generation" in channels
             else None
         )
@@ -427,6 +436,8 @@ class SigmaMonitor:
         known = self._fingerprint is None or reference.fingerprint == self._fingerprint
         if known and layers <= reference.baselines["layers"].keys():
             return True
+        if self.cadence.untimed:  # the budget may still choose the probe set that is known
+            return False
         _logger.warning(
             "sigma_monitor: the baseline of %s was not used, since it has another probe set, "
             "other layers or other conventions (%s, here %s); this run is its own baseline",

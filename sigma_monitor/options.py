@@ -12,7 +12,13 @@ from sigma_monitor.lineage import Reference
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
 from sigma_monitor.watch import LOSS_RULE
 
-__all__ = ["CHANNELS", "check_choices", "detector_options", "reference_and_kind"]
+__all__ = [
+    "CHANNELS",
+    "check_choices",
+    "detector_options",
+    "generation_options",
+    "reference_and_kind",
+]
 
 CHANNELS = ("representation", "generation")
 
@@ -107,3 +113,19 @@ def detector_options(
     for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
         Thresholds.of(**thresholds)  # raises on what cannot be used
     return {"thresholds": options, **others}
+
+
+def generation_options(generation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options of the generation channel, as `WritingProbe` takes them.
+
+    Raises:
+        InputError: On one that is an argument of the monitor itself.
+    """
+    options = dict(generation or {})
+    foreign = options.keys() & {"encoder", "relative_ridge"}
+    if foreign:
+        raise InputError(
+            f"generation={options!r}: {', '.join(sorted(foreign))} is an argument of the monitor; "
+            "pass it there."
+        )
+    return options

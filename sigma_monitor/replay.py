@@ -9,6 +9,7 @@ import json
 import math
 import os
 import reprlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,14 +151,13 @@ def replay_file(
     detector = Detector(baseline=baseline, expected_checks=expected, **thresholds)
     worst, alerts = Status.WARMUP, []
     for step, log_value in points:
-        try:
-            worst = max(worst, detector.update(step, log_value))
-        except OverflowError as error:
+        worst = max(worst, detector.update(step, log_value))
+        if _too_large(log_value) or detector.ratio == math.inf:
             raise InputError(
                 f"{path}: at step {step} the log of {series.column!r} is {log_value:.6g}, and its "
                 "exponential, or that of its change, is too large for a number. Divide logs by "
                 "the dimension."
-            ) from error
+            )
         alerts += [worded(replace(alert, functional=series.column)) for alert in detector.alerts]
     return Replay(
         file=str(path),
@@ -392,3 +392,7 @@ def _log_value(path: Path, column: str, found: _Value, *, log: bool) -> float:
             "is a log already."
         )
     return math.log(found.value) if found.value else -math.inf
+
+
+def _too_large(log_value: float) -> bool:
+    return math.log(sys.float_info.max) < log_value < math.inf

@@ -180,10 +180,8 @@ def measure_writing(
     """
     tokens = written.tokens.tolist()
     entropies = written.entropies.double().numpy()
-    half = half_width(mean_standard_error(entropies), len(entropies), _CONFIDENCE)
-    entropy = float(entropies.mean())
     estimates = {
-        ENTROPY: Estimate(entropy, entropy - half, entropy + half, "sampling"),
+        ENTROPY: _mean_entropy(entropies),
         "distinct_1": Estimate.exact(distinct(tokens, 1)),
         "distinct_2": Estimate.exact(distinct(tokens, 2)),
         "compression_ratio": Estimate.exact(compression_ratio(texts)),
@@ -201,6 +199,15 @@ def measure_writing(
         return Writing(tuple(texts), encoder.name, estimates, None, entropies)
     estimates = {name: getattr(summary, name) for name in _FUNCTIONALS} | estimates
     return Writing(tuple(texts), encoder.name, estimates, summary.log_rank_without, entropies)
+
+
+def _mean_entropy(entropies: NDArray[np.float64]) -> Estimate:
+    """Mean over texts, with the interval of other prompts; of one text it has none."""
+    mean = float(entropies.mean())
+    if len(entropies) < 2:
+        return Estimate.exact(mean)
+    half = half_width(mean_standard_error(entropies), len(entropies), _CONFIDENCE)
+    return Estimate(mean, mean - half, mean + half, "sampling")
 
 
 def distinct(texts: Sequence[Sequence[int]], n: int) -> float:

@@ -172,7 +172,6 @@ def test_options_that_cannot_be_used_are_refused(options):
         monitor(**options)
 
 
-@pytest.mark.xfail(raises=TypeError, reason="they meet those that the monitor passes itself")
 @pytest.mark.parametrize("name", ["encoder", "relative_ridge"])
 def test_options_of_the_monitor_are_refused_among_those_of_the_channel(name):
     with pytest.raises(InputError):
@@ -634,7 +633,6 @@ def test_a_baseline_of_other_conditions_is_refused_once_and_the_run_is_its_own(
     assert set(listener.alerts()) == {"BASELINE"}
 
 
-@pytest.mark.xfail(strict=True, reason="said again when the detectors begin anew with the budget")
 def test_a_baseline_of_other_conditions_is_refused_once_under_a_budget_too(
     tmp_path, messages, monkeypatch
 ):

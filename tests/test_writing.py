@@ -200,9 +200,6 @@ def test_an_encoder_that_gives_no_embeddings_is_an_error():
         )
 
 
-@pytest.mark.xfail(
-    raises=RuntimeWarning, reason="the standard error of one entropy is taken, and is NaN"
-)
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_one_text_is_measured_without_a_warning():
     found = measure_writing(

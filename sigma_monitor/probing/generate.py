@@ -157,7 +157,10 @@ class Writer:
         """(examples, 1) next tokens."""
         if self.temperature == 0:
             return likelihood.argmax(-1, keepdim=True)
-        chances = torch.softmax(likelihood / self.temperature, dim=-1)
+        # Relative to the likeliest, so that a temperature near 0 leaves one token within fp32.
+        relative = likelihood - likelihood.max(-1, keepdim=True).values
+        least = torch.finfo(relative.dtype).tiny
+        chances = torch.softmax(relative / max(self.temperature, least), dim=-1)
         # A model that gives NaN must not end the check: its entropies say so.
         sound = torch.isfinite(chances).all(-1, keepdim=True)
         return torch.multinomial(torch.where(sound, chances, 1.0), 1, generator=generator)

@@ -105,7 +105,9 @@ class Lanczos:
         return rest
 
 
-def leading_subspace(operator: Operator, start: Tensor, *, iterations: int) -> Tensor:
+def leading_subspace(
+    operator: Operator, start: Tensor, *, iterations: int
+) -> tuple[Tensor, Tensor]:
     """Orthonormal approximations of the leading eigenvectors by subspace iteration.
 
     Args:
@@ -115,7 +117,7 @@ def leading_subspace(operator: Operator, start: Tensor, *, iterations: int) -> T
             vectors.
 
     Returns:
-        (layers, s, d) orthonormal rows, in ascending order of their Ritz values.
+        (layers, s, d) orthonormal rows, and their (layers, s) Ritz values in ascending order.
 
     Cost: `iterations + 1` products of s vectors and as many QR factorisations.
     """
@@ -123,8 +125,8 @@ def leading_subspace(operator: Operator, start: Tensor, *, iterations: int) -> T
     for _ in range(iterations):
         basis = orthonormal(operator.apply(basis))
     projected = operator.apply(basis) @ basis.mT
-    rotation = torch.linalg.eigh((projected + projected.mT) / 2).eigenvectors
-    return orthonormal(rotation.mT @ basis)
+    values, rotation = torch.linalg.eigh((projected + projected.mT) / 2)
+    return orthonormal(rotation.mT @ basis), values
 
 
 def orthonormal(rows: Tensor) -> Tensor:

@@ -240,7 +240,7 @@ class _Recursions:
             basis = before.basis[None].to(operator.device, operator.dtype)
         else:
             start = _gaussian(operator, DEFLATED, seed, _START)
-            basis = leading_subspace(operator, start, iterations=_SUBSPACE_ITERATIONS)
+            basis, _ = leading_subspace(operator, start, iterations=_SUBSPACE_ITERATIONS)
             self.matvecs = DEFLATED * (_SUBSPACE_ITERATIONS + 1)
         self.basis = basis = operator.shared(basis)
         test = _complement(_gaussian(operator, self.test_vectors, seed, _TEST), basis)

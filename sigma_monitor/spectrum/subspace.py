@@ -25,11 +25,11 @@ def leading_directions(rows: Gram, count: int, *, center: bool = True) -> Tensor
 
     Args:
         rows: (n, m), the energy of which is not zero.
-        count: Directions; fewer when n or m is smaller.
+        count: Directions; fewer when the rows have no more that rounding does not make.
         center: Subtract the mean row.
 
     Returns:
-        (count, m), the leading one first, on the device of the rows.
+        (count, m) or less, the leading one first, on the device of the rows.
 
     Cost: seven products of `count + 8` vectors with the rows.
     """
@@ -38,8 +38,10 @@ def leading_directions(rows: Gram, count: int, *, center: bool = True) -> Tensor
     size = min(count + _OVERSAMPLING, rows.n, rows.m)
     generator = torch.Generator().manual_seed(_SEED)
     start = torch.randn(1, size, rows.m, generator=generator).to(operator.device, operator.dtype)
-    basis = leading_subspace(operator, start, iterations=_ITERATIONS)[0]
-    return basis.flip(0)[: min(count, size)]
+    (basis,), (energies,) = leading_subspace(operator, start, iterations=_ITERATIONS)
+    rounding = size * torch.finfo(energies.dtype).eps * energies[-1]
+    directions: Tensor = basis.flip(0)[: min(count, int((energies > rounding).sum()))]
+    return directions
 
 
 def principal_angles(one: Tensor, two: Tensor) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -218,6 +218,7 @@ class LayerWatch:
         return {
             "level": self.level.state_dict(),
             "floor": self.floor.state_dict(),
+            "pooled": None if self._pooled is None else [*astuple(self._pooled)],
             **self._reference_state(),
         }
 
@@ -228,6 +229,7 @@ class LayerWatch:
         asked = asked_for(self._thresholds)
         self.level.load_state_dict({**level, "thresholds": {**level["thresholds"], **asked}})
         self.floor.load_state_dict(state["floor"])
+        self._pooled = None if state["pooled"] is None else Estimate(*state["pooled"])
         self._load_reference(state)
 
 

@@ -577,7 +577,6 @@ def test_a_state_kept_as_json_changes_nothing_at_any_check(options):
     assert {"BASELINE", "WARNING", "COLLAPSED", "RECOVERED", "NONFINITE"} <= {a.kind for a in told}
 
 
-@pytest.mark.xfail(strict=True, reason="the floored value of the latest check is not in the state")
 def test_a_floor_that_was_reached_is_still_so_after_a_resume_without_measurements():
     unbroken, resumed = Series(), Series()
     for series in (unbroken, resumed):
