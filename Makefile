@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV ?= uv
+# Processes of the tests, each of one thread.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -25,7 +27,7 @@ picture: $(VENV)/.runtime ## draw the picture of the README again
 	$(BIN)/sigma-monitor demo --picture docs/collapse.svg
 
 test: lint types ## everything that CI runs: lint, types and the tests
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## style, imports, docstrings and formatting
 	$(BIN)/ruff check

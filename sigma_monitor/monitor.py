@@ -67,6 +67,7 @@ class SigmaMonitor:
         every: Shortest spacing of checks in steps, or `"auto"`: a hundredth of the run.
         max_overhead: Largest share of wall time; None switches the budget off.
         max_steps: Length of the run in steps, if known.
+        warmup_steps: Of the learning rate; no plateau is looked for before.
         layers: `"last"`, the index of a block, a module's dotted name, or a list of these.
         pooling: `"tokens"` (every token but the first is a row), `"mean"` or `"last"`.
         relative_ridge: Ridge of log det, relative to tr(C)/m.
@@ -127,6 +128,7 @@ class SigmaMonitor:
         every: int | Literal["auto"] = "auto",
         max_overhead: float | None = 0.01,
         max_steps: int | None = None,
+        warmup_steps: int = 0,
         layers: LayerSpec | Sequence[LayerSpec] = "last",
         pooling: Pooling = "tokens",
         relative_ridge: float = DEFAULT_RELATIVE_RIDGE,
@@ -151,6 +153,7 @@ class SigmaMonitor:
         self.probe = Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed)
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
         self.cadence.max_steps = max_steps
+        self.warmup_steps = warmup_steps
         self.functionals = tuple(dict.fromkeys((WATCHED, *functionals)))
         self.relative_ridge = relative_ridge
         self.method = method
@@ -423,6 +426,7 @@ class SigmaMonitor:
             rows=_ROWS[self.probe.pooling],
             expected_checks=checks,
             expected_writings=None if checks is None else max(1, checks // every),
+            warmup_steps=self.warmup_steps,
             **self.detector,
         )
         watch = RunWatch(list(layers), options, writes=self.writer is not None)

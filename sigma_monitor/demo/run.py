@@ -22,7 +22,7 @@ from sigma_monitor.sinks import Record, read_record
 
 __all__ = ["ArmResult", "DemoResult", "run_demo"]
 
-_THREADS = 2
+_THREADS = 1  # the models are too small for two to be faster
 _LEAST_STEPS = 60
 
 

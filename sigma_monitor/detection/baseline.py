@@ -44,20 +44,24 @@ def plateau(
     log_values: Sequence[float],
     stderrs: Sequence[float],
     thresholds: Thresholds,
+    warmup_steps: int = 0,
 ) -> Baseline | None:
     """The median of the latest `baseline_checks`, once they are level; None while they are not.
 
-    The first `warmup_checks` are dropped. Level means that the medians of the two halves differ by
-    at most `plateau_tolerance`; after `plateau_limit` more checks it is frozen anyway, unstable.
+    The first `warmup_checks` are dropped, and those before step `warmup_steps`. Level means that
+    the medians of the two halves differ by at most `plateau_tolerance`; after `plateau_limit` more
+    checks it is frozen anyway, unstable.
 
     Args:
         steps: Steps of all checks so far.
         log_values: The series, natural log.
         stderrs: Paired standard error of each check against the one before, nats.
         thresholds: The rule.
+        warmup_steps: Of the learning rate.
     """
     size = thresholds.baseline_checks
-    waited = len(log_values) - thresholds.warmup_checks - size
+    dropped = max(thresholds.warmup_checks, sum(step < warmup_steps for step in steps))
+    waited = len(log_values) - dropped - size
     slide = max(1, size // 4)
     if waited < 0 or waited % slide:
         return None

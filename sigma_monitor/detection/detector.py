@@ -57,6 +57,7 @@ class Detector:
             that were drawn). `"none"`: only the floor is watched. A `Baseline`: of another run.
         expected_checks: Length of the run in checks; short runs get shorter windows. None keeps
             the windows of a long run.
+        warmup_steps: Steps of the learning rate's warm-up, in which no plateau is looked for.
         **thresholds: Fields of `Thresholds`, and `preset`.
 
     Raises:
@@ -68,6 +69,7 @@ class Detector:
         *,
         baseline: Literal["auto", "start", "plateau", "none"] | Baseline = "auto",
         expected_checks: int | None = None,
+        warmup_steps: int = 0,
         **thresholds: Any,
     ) -> None:
         given = baseline if isinstance(baseline, Baseline) else None
@@ -78,6 +80,7 @@ class Detector:
         self.thresholds = Thresholds.of(**thresholds).for_checks(expected_checks)
         kind = given.kind if given is not None else baseline
         self.kind = "plateau" if kind == "auto" else kind
+        self.warmup_steps = warmup_steps
         self.events: list[Alert] = []  # of the last update, those that no status goes with
         self.news: list[Alert] = []  # of the last update, those of the episode
         self.finding = Finding()  # of the latest check
@@ -203,7 +206,9 @@ class Detector:
         else:
             self._warmup.append((step, log_value, stderr))
             steps, values, stderrs = zip(*self._warmup, strict=True)
-            self.baseline = baselines.plateau(steps, values, stderrs, self.thresholds)
+            self.baseline = baselines.plateau(
+                steps, values, stderrs, self.thresholds, self.warmup_steps
+            )
         if self.baseline is not None:
             self._warmup = []
             self._tell("BASELINE", step)
@@ -356,6 +361,7 @@ def _exp(log_value: float) -> float:
 # In the state -> attribute.
 _COUNTS = {
     "checks": "_checks",
+    "warmup_steps": "warmup_steps",
     "unmeasured_in_a_row": "unmeasured_in_a_row",
     "missed_in_a_row": "missed_in_a_row",
     "collapsed_in_a_row": "_collapsed_in_a_row",

@@ -79,7 +79,7 @@ class SigmaCallback(TrainerCallback):
     Args:
         probes: The probe set; None chooses one from the Trainer's data.
         **options: Keyword arguments of `SigmaMonitor`, such as `stop_on_collapse=True`. By default
-            `output_dir` is the Trainer's and `max_steps` the run's.
+            `output_dir` is the Trainer's; `max_steps` and `warmup_steps` are the run's.
 
     Attributes:
         monitor: The `SigmaMonitor`: `status`, `should_stop`, `stop_reason`, `last_snapshot`.
@@ -137,6 +137,7 @@ class SigmaCallback(TrainerCallback):
         monitor.probes = self._chosen_probes
         monitor.reset()
         monitor.cadence.max_steps = state.max_steps
+        monitor.warmup_steps = args.get_warmup_steps(state.max_steps)
         by_steps = args.logging_strategy == IntervalStrategy.STEPS
         monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
         self._saved, self._saved_revision = None, 0

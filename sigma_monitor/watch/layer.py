@@ -50,12 +50,18 @@ class LayerWatch:
         *,
         baseline: Literal["start", "plateau"] | Baseline,
         expected_checks: int | None,
+        warmup_steps: int = 0,
         thresholds: Mapping[str, Any],
     ) -> None:
         self.layer = layer
         self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
         self._thresholds = dict(thresholds)
-        self.level = Detector(baseline=baseline, expected_checks=expected_checks, **thresholds)
+        self.level = Detector(
+            baseline=baseline,
+            expected_checks=expected_checks,
+            warmup_steps=warmup_steps,
+            **thresholds,
+        )
         self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
         self.drift: float | None = None  # of the leading eigenspace since the baseline
         self._half_width: float | None = None  # of log effective rank, paired

@@ -30,6 +30,7 @@ class WatchOptions:
     rows: str = "token"  # "mean-pooled", "last-token": for the wording
     expected_checks: int | None = None
     expected_writings: int | None = None  # checks of the generation channel
+    warmup_steps: int = 0  # of the learning rate
     thresholds: Mapping[str, Any] = field(default_factory=dict)  # of the layers
     generation: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class RunWatch:
                 options.rows,
                 baseline=options.baseline,
                 expected_checks=options.expected_checks,
+                warmup_steps=options.warmup_steps,
                 thresholds=options.thresholds,
             )
             for layer in layers
@@ -60,6 +62,7 @@ class RunWatch:
             WritingWatch(
                 baseline=options.baseline,
                 expected_checks=options.expected_writings,
+                warmup_steps=options.warmup_steps,
                 thresholds=options.generation,
             )
             if writes

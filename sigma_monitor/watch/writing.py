@@ -37,10 +37,16 @@ class SeriesWatch:
         *,
         baseline: Literal["start", "plateau"] | Baseline,
         expected_checks: int | None,
+        warmup_steps: int,
         thresholds: Mapping[str, Any],
     ) -> None:
         self.key = key
-        self.detector = Detector(baseline=baseline, expected_checks=expected_checks, **thresholds)
+        self.detector = Detector(
+            baseline=baseline,
+            expected_checks=expected_checks,
+            warmup_steps=warmup_steps,
+            **thresholds,
+        )
         self._estimate: Estimate | None = None
 
     @property

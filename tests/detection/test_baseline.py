@@ -35,6 +35,16 @@ def test_the_warm_up_is_dropped():
     assert detector.baseline.log_value == LEVEL
 
 
+@pytest.mark.parametrize(("warmup_steps", "expected"), [(0, 40), (200, 40), (210, 41), (505, 71)])
+def test_a_longer_warm_up_of_the_learning_rate_is_dropped_too(warmup_steps, expected):
+    """Checks at steps 0, 10, 20, ...: those before the warm-up's end do not count."""
+    detector = Detector(baseline="plateau", warmup_steps=warmup_steps)
+    for check in range(100):
+        detector.update(10 * check, LEVEL if check >= expected - 20 else LEVEL + 2)
+    assert detector.baseline.step == 10 * (expected - 1)
+    assert detector.baseline.log_value == LEVEL
+
+
 @pytest.mark.parametrize(
     ("falling", "expected"),
     # By 0.01 nats per check. The window of checks 20 to 39 has the medians of 24.5 and 34.5 in its

@@ -21,6 +21,7 @@ STRETCHES = st.lists(st.tuples(VALUES, st.integers(1, 15)), min_size=1, max_size
 OPTIONS = st.sampled_from(
     [
         {"baseline": "plateau", "warmup_checks": 3, "baseline_checks": 6},
+        {"baseline": "plateau", "warmup_steps": 9, "warmup_checks": 3, "baseline_checks": 6},
         {"baseline": "start"},
         {"baseline": "start", "expected_checks": 20, "floor": 5.0},
         {"baseline": "none", "floor": 2.0},

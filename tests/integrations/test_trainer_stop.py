@@ -112,6 +112,17 @@ def test_the_reason_is_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixt
     assert str(callback.monitor.stop_reason) in shown
 
 
+@pytest.mark.parametrize(("warmup_steps", "frozen"), [(0, 6), (12, 16)])
+def test_no_plateau_is_looked_for_while_the_learning_rate_warms_up(
+    warmup_steps: int, frozen: int, tmp_path: Path
+) -> None:
+    short = {"warmup_checks": 3, "baseline_checks": 5, "plateau_tolerance": 5.0}
+    callback = eager(every=1, detector=short, baseline="plateau")
+    run(tmp_path, callback, max_steps=20, warmup_steps=warmup_steps)
+    (baseline,) = [a for a in record_of(tmp_path).alerts if a["kind"] == "BASELINE"]
+    assert baseline["step"] == frozen
+
+
 class CollapseOnce(TrainerCallback):
     """Flattens the model in the first of two trainings only."""
 
