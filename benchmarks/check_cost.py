@@ -1,7 +1,10 @@
-"""What a check costs beside a bare forward pass of the same probe set.
+"""What a check costs beside a bare forward pass of the same probe set, and what a run pays for it.
 
 Both give hidden states of the last layer and the held-out loss of 128 examples of 128 tokens, in
-the same micro-batches; the check adds guard, pooling, spectra and jackknife. Interleaved, medians.
+the same micro-batches; the check adds guard, pooling, spectra and jackknife. A writing is what the
+generation channel adds at some checks; a training step is one of AdamW on 16 examples. Interleaved,
+medians. The share of a run's time follows from these seconds and the default cadence: no run of
+that length was made.
 
 Run: python benchmarks/check_cost.py [--quick] [--out FILE]
 """
@@ -16,13 +19,18 @@ from statistics import median
 from typing import Any
 
 import torch
+from clock import stopped_clock
 from environment import environment
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sigma_monitor import ProbeSet, SigmaMonitor
+from sigma_monitor.cadence import Cadence
+from sigma_monitor.options import CHANNELS
 
 VOCABULARY = 4096
 MICRO_BATCH = 32
+BATCH = 16
+RUNS = (1_000, 10_000, 100_000)  # steps
 RESULT = Path(__file__).parent / "results" / "check_cost.json"
 
 
@@ -47,28 +55,84 @@ def bare_forward(model: LlamaForCausalLM, ids: torch.Tensor) -> None:
     model.train()
 
 
+class Signs:
+    """One sign for each token: the cost of a real tokenizer is not measured."""
+
+    eos_token_id = None
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        return "".join(chr(0x4E00 + token) for token in ids)
+
+
+def train_step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, ids: Any) -> None:
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def compare(width: int, layers: int, repeats: int) -> dict[str, Any]:
     model = model_of(width, layers).train()
     ids = torch.randint(VOCABULARY, (128, 128), generator=torch.Generator().manual_seed(0))
-    monitor = SigmaMonitor(ProbeSet.from_tensors({"input_ids": ids}), max_overhead=None, sinks=[])
-    forward, check = [], []
-    bare_forward(model, ids)
-    monitor.check(model, 0)
-    for repeat in range(1, repeats + 1):
-        started = time.perf_counter()
-        bare_forward(model, ids)
-        between = time.perf_counter()
-        monitor.check(model, repeat)
-        forward.append(between - started)
-        check.append(time.perf_counter() - between)
+    probes = ProbeSet.from_tensors({"input_ids": ids})
+    monitor = SigmaMonitor(probes, max_overhead=None, sinks=[])
+    writer = SigmaMonitor(probes, channels=CHANNELS).writer
+    assert writer is not None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    parts = {
+        "forward": lambda: bare_forward(model, ids),
+        "check": lambda: monitor.check(model, monitor.checks),
+        "writing": lambda: writer.read(model, probes, Signs()),
+        "step": lambda: train_step(model, optimizer, ids[:BATCH]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for repeat in range(repeats + 1):
+        for name, part in parts.items():
+            started = time.perf_counter()
+            part()
+            if repeat:  # the first time makes what is used again
+                seconds[name].append(time.perf_counter() - started)
+    found = {name: median(values) for name, values in seconds.items()}
     return {
         "width": width,
         "layers": layers,
         "parameters": sum(p.numel() for p in model.parameters()),
         "repeats": repeats,
-        "forward_seconds": median(forward),
-        "check_seconds": median(check),
-        "ratio": median(c / f for c, f in zip(check, forward, strict=True)),
+        **{f"{name}_seconds": value for name, value in found.items()},
+        "ratio": median(c / f for c, f in zip(seconds["check"], seconds["forward"], strict=True)),
+        "writing_ratio": median(
+            w / f for w, f in zip(seconds["writing"], seconds["forward"], strict=True)
+        ),
+        "runs": [share(steps, found, writer.every) for steps in RUNS],
+    }
+
+
+def share(steps: int, seconds: dict[str, float], every: int) -> dict[str, Any]:
+    """What checks and writings take of a run at the default cadence and budget."""
+    checks = writings = 0
+    with stopped_clock() as advance:
+        cadence = Cadence()
+        cadence.max_steps = steps
+        for step in range(steps + 1):
+            if step:
+                advance(seconds["step"])
+            if not cadence.due(step):
+                continue
+            first_timed = step > 0 and cadence.untimed
+            cadence.begin(step)
+            if first_timed:  # the budget is applied, and may move this very check
+                cadence.respace()
+                if not cadence.due(step):
+                    continue
+            writes = checks % every == 0
+            extra = seconds["writing"] if writes else 0.0
+            advance(seconds["check"] + extra)
+            cadence.finish(step, seconds["check"], extra=extra, extra_every=every)
+            checks, writings = checks + 1, writings + writes
+    return {
+        "steps": steps,
+        "checks": checks,
+        "writings": writings,
+        "share_of_time": round(cadence.overhead_with() or 0.0, 5),
     }
 
 

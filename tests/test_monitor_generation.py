@@ -20,6 +20,7 @@ from sigma_monitor.sinks import read_record
 from tests.clock import stop_the_clock
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
+from tests.integrations.models import Letters
 from tests.probing.models import padded, tiny, token_ids
 from tests.test_monitor import Listener
 
@@ -30,15 +31,6 @@ BOTH = ("representation", "generation")
 _EXACT = ("distinct_1", "distinct_2", "compression_ratio", "repeated_4gram_share")
 _WITH_INTERVAL = ("effective_rank", "log_det_per_dim", "output_entropy")
 KEYS = {"participation_ratio", *_EXACT, *_WITH_INTERVAL}
-
-
-class Letters:
-    """As much of a tokenizer as the channel needs: one sign for each token."""
-
-    eos_token_id = None
-
-    def decode(self, ids, *, skip_special_tokens=False):
-        return "".join(chr(0x100 + token) for token in ids)
 
 
 class Failing:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from sigma_monitor import SigmaCallback
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
-from tests.integrations.models import SmallForCausalLM, tiny_gpt2, tiny_llama
+from tests.integrations.models import Letters, SmallForCausalLM, tiny_gpt2, tiny_llama
 
 EAGER_CHECKS = 11  # before the first step, and every third of 30
 
@@ -52,6 +52,22 @@ def hooked_llama() -> nn.Module:
     return model
 
 
+def raising_encoder(texts: list[str]) -> Tensor:
+    """Draws, and fails."""
+    torch.rand(5)
+    raise RuntimeError("cannot embed")
+
+
+def writing(**options: Any) -> dict[str, Any]:
+    """The generation channel at every check."""
+    return {
+        "channels": ("representation", "generation"),
+        "tokenizer": Letters(),
+        "generation": {"every": 1, "examples": 8, "new_tokens": 4},
+        **options,
+    }
+
+
 CASES = {
     "attention_dropout": Case(),
     "explicit_dropout": Case(model=tiny_gpt2),
@@ -74,6 +90,17 @@ CASES = {
     ),
     "probe_raises_in_a_hook_of_the_user": Case(model=hooked_llama, every_check_fails=True),
     "several_layers": Case(options={"layers": ["last", 0, "model.embed_tokens"]}),
+    "writing": Case(options=writing()),
+    "writing_with_dropout": Case(model=tiny_gpt2, options=writing()),
+    "writing_bf16": Case(arguments={"bf16": True}, options=writing()),
+    "writing_checkpointed": Case(arguments={"gradient_checkpointing": True}, options=writing()),
+    "writing_of_a_model_that_draws": Case(
+        model=lambda: SmallForCausalLM("draws"), options=writing()
+    ),
+    "writing_with_frozen_batch_norm": Case(
+        model=lambda: SmallForCausalLM("frozen_norm"), options=writing()
+    ),
+    "writing_with_an_encoder_that_raises": Case(options=writing(encoder=raising_encoder)),
 }
 
 CALLBACKS = {"every_3": eager, "default": SigmaCallback}
@@ -123,7 +150,11 @@ def test_training_is_bitwise_what_it_is_without_the_monitor(
     else:
         expected = EAGER_CHECKS if callback == "every_3" else 2
         assert watcher.monitor.failures == 0
-        assert len(record_of(tmp_path).snapshots) == watcher.monitor.checks >= expected
+        snapshots = record_of(tmp_path).snapshots
+        assert len(snapshots) == watcher.monitor.checks >= expected
+        writes = "generation" in case.options.get("channels", ())
+        fails = case.options.get("encoder") is raising_encoder
+        assert all(bool(snapshot.generation) is (writes and not fails) for snapshot in snapshots)
 
 
 def test_loss_records_are_there_to_be_compared() -> None:
