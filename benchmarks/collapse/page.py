@@ -20,6 +20,7 @@ _INK, _OWN = "#5b6770", "#b3261e"
 def main() -> None:
     bench = json.loads((RESULTS / "collapse.json").read_text())
     simulated = json.loads((RESULTS / "false_alarms.json").read_text())
+    check_cost = json.loads((RESULTS / "check_cost.json").read_text())
     text = PAGE.read_text(encoding="utf-8")
     for name, lines in {
         "methods": methods(bench["methods"]),
@@ -28,6 +29,7 @@ def main() -> None:
         "false alarms": false_alarms(simulated["false_alarms"]),
         "delays": delays(simulated["delays"]),
         "confirmation": confirmation(simulated["confirmation"]),
+        "cost": cost(check_cost["checks"]),
     }.items():
         text = replaced(text, name, "\n".join(lines))
     PAGE.write_text(text, encoding="utf-8")
@@ -97,34 +99,45 @@ def functionals(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def false_alarms(rows: list[dict[str, Any]]) -> list[str]:
-    """Healthy simulated runs in which something was told."""
+    """Share of healthy simulated runs in which something was told, by autocorrelation."""
     lines = [
-        "| checks | baseline | preset | drift | φ | runs | WARNING | of it expansion | COLLAPSED |",
+        "| checks | baseline | preset | drift | runs | WARNING, φ = 0 | 0.5 | 0.9 | COLLAPSED, of "
+        "all three |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        cells = [row["checks"], row["baseline"], row["preset"], row["drift"], row["phi"]]
-        share = f"{row['warning']} ({row['warning'] / row['runs']:.2%})"
-        cells += [row["runs"], share, row["expansion"], row["collapsed"]]
+    for found in _by_phi(rows, "checks", "baseline", "preset", "drift"):
+        row = found[0]
+        cells = [row["checks"], row["baseline"], row["preset"], row["drift"], row["runs"]]
+        cells += [f"{row['warning'] / row['runs']:.1%}" for row in found]
+        cells += [f"{sum(r['collapsed'] for r in found)} of {sum(r['runs'] for r in found)}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 
 def delays(rows: list[dict[str, Any]]) -> list[str]:
-    """Checks until a fall was told."""
+    """Checks until a fall was told, by autocorrelation."""
     lines = [
-        "| checks | baseline | φ | falls to | within | WARNING, median / p90 | missed | COLLAPSED, "
-        "median |",
-        "|---|---|---|---|---|---|---|---|",
+        "| checks | baseline | falls to | within | WARNING, median / p90, φ = 0 | 0.5 | 0.9 | "
+        "missed | COLLAPSED, median, φ = 0.5 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for found in _by_phi(rows, "checks", "baseline", "level", "fall_lasts"):
+        row = found[0]
         within = "one check" if not row["fall_lasts"] else f"{row['fall_lasts']} checks"
-        warned = f"{_number(row['median_warning'])} / {_number(row['p90_warning'])}"
-        cells = [row["checks"], row["baseline"], row["phi"], f"{row['level']:.0%}", within]
-        missed = f"{row['missed_warning']} of {row['runs']}"
-        cells += [warned, missed, _number(row["median_collapsed"])]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        cells = [row["checks"], row["baseline"], f"{row['level']:.0%}", within]
+        cells += [f"{_number(r['median_warning'])} / {_number(r['p90_warning'])}" for r in found]
+        cells += [f"{sum(r['missed_warning'] for r in found)} of {sum(r['runs'] for r in found)}"]
+        collapsed = next(r["median_collapsed"] for r in found if r["phi"] == 0.5)
+        lines.append(f"| {' | '.join(map(str, [*cells, _number(collapsed)]))} |")
     return lines
+
+
+def _by_phi(rows: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
+    """Rows that differ in nothing but their autocorrelation, which rises."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return [sorted(group, key=lambda row: row["phi"]) for group in groups.values()]
 
 
 def confirmation(rows: list[dict[str, Any]]) -> list[str]:
@@ -141,6 +154,25 @@ def confirmation(rows: list[dict[str, Any]]) -> list[str]:
             f"{_number(row['median_warning'])} / {_number(row['p90_warning'])}",
             f"{_number(row['median_collapsed'])} / {_number(row['p90_collapsed'])}",
             f"{row['largest_share_of_time']:.2%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def cost(rows: list[dict[str, Any]]) -> list[str]:
+    """Seconds of a check and a writing, and the share of a run they take."""
+    lines = [
+        "| parameters | training step | check | writing | "
+        + " | ".join(f"share of {run['steps']:,} steps" for run in rows[0]["runs"])
+        + " |",
+        "|---|---|---|---|" + "---|" * len(rows[0]["runs"]),
+    ]
+    for row in rows:
+        cells = [f"{row['parameters'] / 1e6:.1f} M"]
+        cells += [f"{row[f'{part}_seconds']:.2f} s" for part in ("step", "check", "writing")]
+        cells += [
+            f"{run['share_of_time']:.2%} ({run['checks']} checks, {run['writings']} writings)"
+            for run in row["runs"]
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

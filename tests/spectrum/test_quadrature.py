@@ -494,7 +494,7 @@ def test_advance_never_waits_for_a_gpu(n, m, center):
 def test_leading_subspace_finds_the_leading_directions():
     values = np.concatenate([[1.0, 0.8, 0.6], np.full(20, 1e-3)])
     case = Case(values)
-    basis = leading_subspace(case.operator, gaussian(3, 23, 4)[None], iterations=4)
+    basis, found = leading_subspace(case.operator, gaussian(3, 23, 4)[None], iterations=4)
     torch.testing.assert_close(
         basis[0] @ basis[0].T, torch.eye(3, dtype=torch.float64), rtol=0, atol=32 * EPS
     )
@@ -502,12 +502,13 @@ def test_leading_subspace_finds_the_leading_directions():
     # The error of a Ritz value falls as the ratio of eigenvalues to twice the iterations, here
     # (1e-3 / 0.6)^8, below eps.
     np.testing.assert_allclose(ritz, case.values[-3:], rtol=0, atol=64 * EPS)
+    np.testing.assert_allclose(found[0].numpy(), ritz, rtol=0, atol=64 * EPS)
 
 
 def test_leading_subspace_of_short_rank_is_a_full_orthonormal_set():
     case = case_of("collapsed")
     start = torch.randn(1, 5, D, generator=generator(0), dtype=torch.float64)
-    basis = leading_subspace(case.operator, start, iterations=2)[0]
+    (basis,), _ = leading_subspace(case.operator, start, iterations=2)
     expected = torch.eye(5, dtype=torch.float64)
     torch.testing.assert_close(basis @ basis.T, expected, rtol=0, atol=32 * EPS)
     again = orthonormal(basis[None])[0]
