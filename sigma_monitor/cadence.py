@@ -159,8 +159,8 @@ class Cadence:
         """After `finish`: let the next check come soon, to confirm an excursion.
 
         What it costs is taken from the checks to come, so that the mean stays within the budget;
-        where the length of the run is unknown it comes on top. An `every` that was asked for stays
-        the shortest spacing.
+        under a budget the length of the run must be known for that, or nothing comes early. An
+        `every` that was asked for stays the shortest spacing.
         """
         if not wanted:
             self._hurried_in_a_row = 0
@@ -171,6 +171,7 @@ class Cadence:
         if (
             soon < self.spacing
             and not self.untimed
+            and (self.max_overhead is None or self.max_steps is not None)
             and self._hurried_in_a_row < _HURRIED_IN_A_ROW
             and self._hurried <= _HURRIED_IN_A_ROW + _HURRIED_SHARE * self._checks
             and self.affordable_checks() > _KEPT_CHECKS

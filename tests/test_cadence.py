@@ -326,6 +326,17 @@ def test_an_excursion_brings_the_next_checks_soon_and_calm_ends_that(clock):
     assert set(gaps(after[7:-1])) == {10}
 
 
+def test_nothing_comes_early_under_a_budget_for_a_run_of_unknown_length(clock):
+    """There are no checks to come of which it is known that they can pay for it."""
+    seconds = {"step": 0.125, "check": 0.5}  # exact in binary, so that no rounding shows
+    off = range(2000, 10_001)
+    early = hurried(clock, cadence_of(every="auto"), 10_000, off=off, **seconds)
+    plain = Run(clock, cadence_of(every="auto"), **seconds).advance(10_000)
+    assert early == plain
+    unlimited = cadence_of(every="auto", max_overhead=None)
+    assert len(hurried(clock, unlimited, 10_000, off=off, **seconds)) > 10_000 // 50 + 1
+
+
 def test_no_more_than_ten_confirmations_in_a_row(clock):
     cadence = cadence_of(100_000, every="auto", max_overhead=None)
     checks = hurried(clock, cadence, 20_000, off=range(8000, 100_000))
