@@ -68,7 +68,6 @@ class RunWatch:
             if writes
             else None
         )
-        self._options = options
         deciding = _LAST if _LAST in self.layers else list(self.layers)[-1]
         rule = Thresholds.of(**options.thresholds)
         self._representation = ChannelWatch("representation", rule, deciding=deciding)
