@@ -88,12 +88,13 @@ class Episode:
         if self._flapping.update(self._check, changed=changed):
             loud = self._told_severity != "info" or (status > Status.HEALTHY and severity != "info")
             news.append(News("FLAPPING", "warn" if loud else "info"))
-        if status is Status.COLLAPSED > self._told:
+        louder = status > self._told or _RANK[severity] > _RANK[self._told_severity]
+        if status is Status.COLLAPSED and louder:
             news.append(self._tell(status, severity))
         elif self._flapping.muted:
             pass
         elif status > Status.HEALTHY:
-            if status > self._told or _RANK[severity] > _RANK[self._told_severity]:
+            if louder:
                 news.append(self._tell(status, severity))
             elif self._reminder_due():
                 self._told_at = self._check

@@ -321,3 +321,13 @@ def test_a_baseline_of_another_run_is_watched_from_the_first_check():
     assert detector.status is Status.HEALTHY
     assert kinds(feed(detector, levels((0.6, 3)))) == ["WARNING"]
     assert detector.ratio == pytest.approx(0.6)
+
+
+def test_a_collapse_that_turns_serious_is_told_while_others_are_held_back():
+    episode = Episode(Thresholds())
+    wandering = [(Status.WARNING, "info"), (Status.HEALTHY, "info")] * 2
+    for status, severity in [*wandering, *[(Status.COLLAPSED, "info")] * 3]:
+        episode.update(status, severity)
+    news = episode.update(Status.COLLAPSED, "error")
+    assert [(n.kind, n.severity) for n in news] == [("COLLAPSED", "error")]
+    assert episode.update(Status.COLLAPSED, "error") == []

@@ -609,3 +609,14 @@ def test_what_is_asked_for_now_wins_over_a_saved_rule():
     other.step = one.step
     assert one.go(10, ratio=0.9) == []
     assert [a.kind for a in other.go(10, ratio=0.9)] == ["WARNING"]
+
+
+def test_a_relative_collapse_that_loss_excuses_does_not_hide_the_floor():
+    series = Series()
+    series.go(5)
+    excused = series.go(15, ratio=0.3, loss=BETTER)
+    assert {a.severity for a in excused} == {"info"}
+    assert not series.watch.collapsed
+    told = series.go(20, ratio=measured(0.3, pooled=1.2), loss=BETTER)
+    assert [(a.kind, a.severity, a.floor) for a in told] == [("COLLAPSED", "error", 2.0)]
+    assert series.watch.collapsed
