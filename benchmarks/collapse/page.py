@@ -108,7 +108,7 @@ def false_alarms(rows: list[dict[str, Any]]) -> list[str]:
     for found in _by_phi(rows, "checks", "baseline", "preset", "drift"):
         row = found[0]
         cells = [row["checks"], row["baseline"], row["preset"], row["drift"], row["runs"]]
-        cells += [f"{row['warning'] / row['runs']:.1%}" for row in found]
+        cells += [f"{r['warning'] / r['runs']:.1%}" for r in found]
         cells += [f"{sum(r['collapsed'] for r in found)} of {sum(r['runs'] for r in found)}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines

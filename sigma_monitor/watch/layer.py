@@ -122,8 +122,7 @@ class LayerWatch:
     def describe(self, kind: AlertKind, step: int) -> Alert:
         """An alert of the rule that says the worse thing, with its interval."""
         # On a tie too: no loss excuses the floor.
-        floored = self.floor.status is Status.COLLAPSED
-        if floored and self._pooled is not None:
+        if self.floor.status is Status.COLLAPSED and self._pooled is not None:
             alert = replace(
                 self.floor.describe(kind, step),
                 layer=self.layer,
