@@ -15,10 +15,11 @@ __all__ = ["Cadence"]
 _AUTO_CHECKS = 100  # of a run whose length is known
 _AUTO_EVERY = 50  # steps, where it is not
 _MOST_SNAP_COST = 1.25  # a coarser spacing may cost at most this much delay
+_LEAST_CHECKS = 20  # of a run that the budget should pay for, before the probe set shrinks
 _COSTS_KEPT = 3
-_HURRY = 8  # a confirmation comes after this part of the spacing
-_HURRIED_IN_A_ROW = 10  # confirmations of one excursion
-_HURRIED_SHARE = 0.2  # of all checks
+_EARLY = 8  # a confirmation comes after this part of the spacing
+_EARLY_IN_A_ROW = 10  # confirmations of one excursion
+_EARLY_SHARE = 0.2  # of all checks
 _KEPT_CHECKS = 5  # that the budget must still pay for afterwards
 _TIMED_STEPS = 5  # training steps whose time is taken before the budget is applied
 
@@ -69,8 +70,8 @@ class Cadence:
         self._costs: list[float] = []  # of the latest checks
         self._extra = 0.0  # seconds a check that some have beside the usual cost, spread over all
         self._checks = 0
-        self._hurried = 0  # checks that came early to confirm an excursion
-        self._hurried_in_a_row = 0
+        self._early = 0  # checks that came early to confirm an excursion
+        self._early_in_a_row = 0
 
     @property
     def shortest(self) -> int:
@@ -145,9 +146,28 @@ class Cadence:
         self._costs = [*self._costs, seconds][-_COSTS_KEPT:]
         self.last_step = step
         self.go_on(step)
-        self.respace()
+        self._respace()
 
-    def respace(self, cost_share: float = 1.0) -> None:
+    def apply_budget(self, step: int, *, smaller: float | None = None) -> bool:
+        """At the first due step with training behind it: space the checks as the budget allows.
+
+        This can postpone the check that is due at `step`.
+
+        Args:
+            step: Training step.
+            smaller: Share of the cost that checks of a smaller probe set would have, if there
+                may be one.
+
+        Returns:
+            Whether the smaller probe set is to be used: the budget would pay for fewer than
+            20 checks of the run otherwise.
+        """
+        self.begin(step)
+        shrink = smaller is not None and self._checks + self.affordable_checks() < _LEAST_CHECKS
+        self._respace(smaller if shrink and smaller is not None else 1.0)
+        return shrink
+
+    def _respace(self, cost_share: float = 1.0) -> None:
         """Decide anew when the next check is due, at this share of the usual cost."""
         if self.last_step is not None:
             self.spacing = self._affordable_spacing(cost_share)
@@ -155,7 +175,7 @@ class Cadence:
             base = self._clock_step if self.stretched else self.last_step
             self.next_step = self._snapped(base + self.spacing)
 
-    def hurry(self, *, wanted: bool) -> None:
+    def confirm_early(self, *, wanted: bool) -> None:
         """After `finish`: let the next check come soon, to confirm an excursion.
 
         What it costs is taken from the checks to come, so that the mean stays within the budget;
@@ -163,22 +183,22 @@ class Cadence:
         `every` that was asked for stays the shortest spacing.
         """
         if not wanted:
-            self._hurried_in_a_row = 0
+            self._early_in_a_row = 0
             return
         if self.last_step is None or self.spacing is None or self.next_step is None:
             return
-        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _HURRY)
+        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _EARLY)
         if (
             soon < self.spacing
             and not self.untimed
             and (self.max_overhead is None or self.max_steps is not None)
-            and self._hurried_in_a_row < _HURRIED_IN_A_ROW
-            and self._hurried <= _HURRIED_IN_A_ROW + _HURRIED_SHARE * self._checks
+            and self._early_in_a_row < _EARLY_IN_A_ROW
+            and self._early <= _EARLY_IN_A_ROW + _EARLY_SHARE * self._checks
             and self.affordable_checks() > _KEPT_CHECKS
         ):
             self.next_step = min(self.next_step, self.last_step + soon)
-            self._hurried += 1
-            self._hurried_in_a_row += 1
+            self._early += 1
+            self._early_in_a_row += 1
 
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""
@@ -251,8 +271,8 @@ class Cadence:
             "costs": list(self._costs),
             "extra": self._extra,
             "checks": self._checks,
-            "hurried": self._hurried,
-            "hurried_in_a_row": self._hurried_in_a_row,
+            "early": self._early,
+            "early_in_a_row": self._early_in_a_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,8 +287,8 @@ class Cadence:
         self._step_seconds = float(state["step_seconds"])
         self._costs = [float(cost) for cost in state["costs"]]
         self._extra = float(state["extra"])
-        self._checks, self._hurried, self._hurried_in_a_row = (
-            int(state[name]) for name in ("checks", "hurried", "hurried_in_a_row")
+        self._checks, self._early, self._early_in_a_row = (
+            int(state[name]) for name in ("checks", "early", "early_in_a_row")
         )
 
 

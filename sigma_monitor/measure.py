@@ -14,25 +14,18 @@ from torch import Tensor
 from sigma_monitor.errors import ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import Rows
+from sigma_monitor.snapshot import FLOORED, WATCHED
 from sigma_monitor.spectrum import Gram, Method, SpectralSummary, summarize
 from sigma_monitor.spectrum.subspace import leading_directions
 
 __all__ = [
     "CENTRED",
-    "FLOORED",
     "POOLED",
-    "TURNED",
     "UNCENTRED",
-    "WATCHED",
     "Measured",
     "VectorValues",
     "measure",
 ]
-
-# Keys in a snapshot: the series of the relative rule, and that of the absolute floor.
-WATCHED = "effective_rank"
-FLOORED = "pooled/uncentred/effective_rank"
-TURNED = "subspace_drift"  # of the leading directions from those at the baseline
 
 _DIRECTIONS = 8  # of the leading eigenspace whose rotation is followed
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from sigma_monitor.alert import Alert, Status
@@ -21,21 +18,22 @@ from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.estimate import Estimate
+from sigma_monitor.instrument import Check, Instrument, synchronise
 from sigma_monitor.lineage import BEGINNING, END, Reference
-from sigma_monitor.measure import CENTRED, POOLED, TURNED, UNCENTRED, WATCHED, Measured, measure
+from sigma_monitor.measure import Measured
 from sigma_monitor.options import (
     check_choices,
     detector_options,
     generation_options,
     reference_and_kind,
 )
-from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet, Reading
+from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
 from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.watch import RunWatch, WatchOptions
 from sigma_monitor.writing import Writing, WritingProbe
@@ -47,9 +45,8 @@ _logger = logging.getLogger("sigma_monitor")
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
 RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
 
-_LEAST_CHECKS = 20  # of a run that the budget should pay for, before the probe set shrinks
-_LEAST_EXAMPLES = 64
-_STATE_VERSION = 2
+_LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
+_STATE_VERSION = 3
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _QUOTES = 3  # texts in an alert
 _UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
@@ -101,6 +98,9 @@ class SigmaMonitor:
         enabled: False makes every call return at once.
 
     Attributes:
+        probes: The probe set.
+        instrument: What measures the model.
+        cadence: When a check is due.
         status: The worst status over layers and channels.
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
         failures: Checks that raised.
@@ -149,25 +149,23 @@ class SigmaMonitor:
         enabled: bool = True,
     ) -> None:
         check_choices(functionals, method, channels, relative_ridge)
-        self.probes = probes
-        self.probe = Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed)
+        writer = None
+        if "generation" in channels:
+            options = generation_options(generation)
+            writer = WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **options)
+        self.instrument = Instrument(
+            Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed),
+            probes=probes,
+            functionals=tuple(dict.fromkeys((WATCHED, *functionals))),
+            relative_ridge=relative_ridge,
+            method=method,
+            writer=writer,
+            tokenizer=tokenizer,
+        )
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
         self.cadence.max_steps = max_steps
         self.warmup_steps = warmup_steps
-        self.functionals = tuple(dict.fromkeys((WATCHED, *functionals)))
-        self.relative_ridge = relative_ridge
-        self.method = method
         self.reference, self.baseline = reference_and_kind(baseline)
-        self.writer = (
-            WritingProbe(
-                encoder=encoder,
-                relative_ridge=relative_ridge,
-                **generation_options(generation),
-            )
-            if "generation" in channels
-            else None
-        )
-        self.tokenizer = tokenizer
         self.include_examples = include_examples
         self.detector = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
@@ -187,22 +185,25 @@ class SigmaMonitor:
         self.failures = 0
         self.revision = 0
         self.last_snapshot: Snapshot | None = None
-        self.cadence.reset()
         self._failures_in_a_row = 0
         self._watch: RunWatch | None = None
         self._opening: _Opening | None = None
-        self._has_baseline = False
-        self._writing_failures_in_a_row = 0
-        self._writing_seconds = 0.0  # of the latest check
-        self._fingerprint: str | None = None
-        self._examples: int | None = None  # the probe set is cut to so many
-        self._cut_probes: ProbeSet | None = None
-        self._methods: dict[str, dict[str, Method]] = {}  # fixed by a run's first check, by layer
-        self._previous: dict[str, Measured] = {}
-        self._warm_up_seconds = 0.0
-        if self.writer is not None:
-            self.writer.reset()
+        self._has_baseline = False  # that another run can be compared with
+        self._fingerprint: str | None = None  # of the baseline
+        self._quotes_failed = False
+        self.cadence.reset()
+        self.instrument.reset()
         self._release_sinks()
+
+    @property
+    def probes(self) -> ProbeSet | None:
+        """The probe set."""
+        return self.instrument.probes
+
+    @probes.setter
+    def probes(self, probes: ProbeSet | None) -> None:
+        """Take another one from the next check on."""
+        self.instrument.probes = probes
 
     @property
     def disabled(self) -> bool:
@@ -220,8 +221,9 @@ class SigmaMonitor:
         if not self.enabled or self.disabled or not self.cadence.due(step):
             return None
         snapshot = None
-        started = self._start_clock(model)
+        started = time.perf_counter()
         try:
+            started = self._start_clock(model)
             self._apply_budget(step)
             if not self.cadence.due(step):
                 return None
@@ -273,44 +275,40 @@ class SigmaMonitor:
 
     def _start_clock(self, model: nn.Module) -> float:
         """Time at which a check begins, once the device has done what training gave it."""
-        self._warm_up_seconds = 0.0
-        _synchronise(model)
+        self.instrument.once_seconds = self.instrument.writing_seconds = 0.0
+        synchronise(model)
         return time.perf_counter()
 
     def _finish(self, step: int, started: float) -> None:
-        warm_up, writing = self._warm_up_seconds, self._writing_seconds
-        seconds = time.perf_counter() - started - warm_up - writing
-        every = 1 if self.writer is None else self.writer.every
-        self.cadence.finish(step, seconds, warm_up, extra=writing, extra_every=every)
-        self.cadence.hurry(wanted=self._watch is not None and self._watch.excursion)
+        once, writing = self.instrument.once_seconds, self.instrument.writing_seconds
+        seconds = time.perf_counter() - started - once - writing
+        writer = self.instrument.writer
+        every = 1 if writer is None else writer.every
+        self.cadence.finish(step, seconds, once, extra=writing, extra_every=every)
+        self.cadence.confirm_early(wanted=self._watch is not None and self._watch.excursion)
         self._agree()
-
-    def _warm_up(self, model: nn.Module, probes: ProbeSet) -> None:
-        """One example first: what a device sets up once is not the cost of a check."""
-        started = time.perf_counter()
-        self._measure(self.probe.read(model, probes.first(1)))
-        self._warm_up_seconds = time.perf_counter() - started
 
     def _check(self, model: nn.Module, step: int) -> Snapshot:
         self.cadence.begin(step)
-        self._writing_seconds = 0.0
-        probes = self._ready_probes()
-        if self._watch is None and _accelerator_of(model) is not None:
-            self._warm_up(model, probes)
         started = time.perf_counter()
-        reading = self.probe.read(model, probes)
-        self._recognise(self._current_fingerprint(probes, reading), step)
-        measured = self._measure(reading, follow=True)
-        writing = self._read_writing(model, probes, step)
+        writer = self.instrument.writer
+        check, smaller = self.instrument.check(
+            model,
+            step,
+            writes=writer is not None and writer.due(self.checks + 1),
+            part=_LEAST_EXAMPLES if self._watch is None and self.cadence.untimed else None,
+        )
+        if check.writing_error is not None:
+            self.note("writing_failed", step=step, error=check.writing_error)
+        self._recognise(check.fingerprint, step)
+        self._opening = None
         if self._watch is None:
-            self._watch = self._open(model, step, reading, measured, writing)
+            self._open(model, step, check, smaller)
         self.checks += 1
-        alerts = self._watch.update(step, measured, reading.losses, writing)
-        self._note_baseline(alerts)
-        self.status = self._watch.status
-        alerts = [self._worded(alert, writing) for alert in alerts + self._stop_alerts(step)]
+        alerts = self._take(step, check) + self._stop_alerts(step)
+        alerts = [self._worded(alert, check.writing) for alert in alerts]
         seconds = time.perf_counter() - started
-        snapshot = self._snapshot(step, reading, measured, writing, alerts, seconds)
+        snapshot = self._snapshot(step, check, alerts, seconds)
         self.last_snapshot = snapshot
         for sink in self._ready_sinks():
             sink.log(snapshot)
@@ -318,130 +316,88 @@ class SigmaMonitor:
                 sink.alert(alert)
         return snapshot
 
-    def _read_writing(self, model: nn.Module, probes: ProbeSet, step: int) -> Writing | None:
-        """What the model writes, at the checks that are due for it.
+    def _take(self, step: int, check: Check) -> list[Alert]:
+        """Let the detectors take a check into account; what they raise."""
+        assert self._watch is not None
+        alerts = self._watch.update(step, check.measured, check.losses, check.writing)
+        self.status = self._watch.status
+        if any(alert.kind == "BASELINE" for alert in alerts):
+            self._note_baseline()
+        return alerts
 
-        A failure here costs the channel, not the check.
-        """
-        writer = self.writer
-        if writer is None or self._writing_failures_in_a_row >= _FAILURES_ALLOWED:
-            return None
-        if not writer.due(self.checks + 1):
-            return None
-        started = time.perf_counter()
-        try:
-            writing = writer.read(model, probes, self.tokenizer)
-            self._writing_failures_in_a_row = 0
-            return writing
-        except Exception as error:
-            self._writing_failures_in_a_row += 1
-            if self._writing_failures_in_a_row == 1:
-                _logger.warning(
-                    "sigma_monitor: the generation channel failed at step %d (%s: %s); the "
-                    "representation is watched on, and after %d failures in a row it alone",
-                    step,
-                    type(error).__name__,
-                    error,
-                    _FAILURES_ALLOWED,
-                )
-            self.note("writing_failed", step=step, error=f"{type(error).__name__}: {error}")
-            return None
-        finally:
-            self._writing_seconds = time.perf_counter() - started
-
-    def _note_baseline(self, alerts: Sequence[Alert]) -> None:
+    def _note_baseline(self, **details: Any) -> None:
         """Keep what another run needs to be compared with this one."""
-        if self._watch is not None and any(alert.kind == "BASELINE" for alert in alerts):
-            self._has_baseline = True
-            self.note(BEGINNING, fingerprint=self._fingerprint, baselines=self._watch.reference())
+        assert self._watch is not None
+        self._has_baseline = True
+        baselines = self._watch.reference()
+        self.note(BEGINNING, fingerprint=self._fingerprint, baselines=baselines, **details)
 
-    def _ready_probes(self) -> ProbeSet:
-        if self.probes is None:
-            raise InputError("no probe set: pass probes=ProbeSet.from_texts(texts, tokenizer).")
-        if self._examples is None or len(self.probes) <= self._examples:
-            return self.probes
-        if self._cut_probes is None:
-            self._cut_probes = self.probes.first(self._examples)
-        return self._cut_probes
-
-    def _measure(self, reading: Reading, *, follow: bool = False) -> dict[str, Measured]:
-        """The spectra of every layer; `follow` those of the check before."""
-        measured = {}
-        fixed = self._methods if follow and self.method == "auto" else {}
-        for layer, rows in reading.layers.items():
-            asked: dict[str, Method] = dict.fromkeys((CENTRED, UNCENTRED, POOLED), self.method)
-            measured[layer] = measure(
-                rows,
-                functionals=self.functionals,
-                relative_ridge=self.relative_ridge,
-                methods=asked | fixed.get(layer, {}),
-                previous=self._previous.get(layer) if follow else None,
-            )
-            if follow and measured[layer].spectra:
-                # A series is of one method: two would differ by the error of the test vectors.
-                self._methods[layer] = measured[layer].methods
-                self._previous[layer] = measured[layer]
-        return measured
-
-    def _open(
-        self,
-        model: nn.Module,
-        step: int,
-        reading: Reading,
-        measured: dict[str, Measured],
-        writing: Writing | None,
-    ) -> RunWatch:
-        """The first check of a run: detectors, and what a smaller probe set would have seen."""
+    def _open(self, model: nn.Module, step: int, check: Check, smaller: Check | None) -> None:
+        """Begin to watch, with this check."""
         kind = self._baseline_kind(model)
-        smaller = None
-        if self.cadence.untimed and len(self._ready_probes()) > _LEAST_EXAMPLES:
-            part = reading.first(_LEAST_EXAMPLES)
-            smaller = _Seen(part, self._measure(part))
-        self._opening = _Opening(kind, step, _Seen(reading, measured), smaller, writing)
+        if smaller is not None:
+            self._opening = _Opening(kind, step, smaller)
+        probes = self.instrument.ready_probes
         self.note(
             "started",
             step=step,
             baseline=kind,
             baseline_asked=self.baseline if self.reference is None else self.reference.source,
-            held_out=self._ready_probes().held_out,
-            probes=self._ready_probes().source,
-            examples=len(self._ready_probes()),
+            held_out=probes.held_out,
+            probes=probes.source,
+            examples=len(probes),
             max_steps=self.cadence.max_steps,
             every=self.cadence.every,
             max_overhead=self.cadence.max_overhead,
             fingerprint=self._fingerprint,
         )
-        return self._new_watch(kind, measured)
+        self._watch_from(kind, check)
+        if self.reference is not None and not any(map(self._matches, (check, smaller))):
+            self._say_unmatched(self.reference)
 
     def _baseline_kind(self, model: nn.Module) -> Literal["start", "plateau"]:
         if self.baseline != "auto":
             return self.baseline
         return "start" if getattr(model, "name_or_path", "") else "plateau"
 
-    def _new_watch(self, kind: Literal["start", "plateau"], layers: Collection[str]) -> RunWatch:
-        checks = self.cadence.expected_checks
-        every = 1 if self.writer is None else self.writer.every
+    def _watch_from(self, kind: Literal["start", "plateau"], check: Check) -> None:
+        """New detectors for what `check` measured, with the baseline of another run if it fits."""
+        has_loss = check.losses is not None
+        self._watch = self._blank_watch(kind, list(check.measured), has_loss=has_loss)
+        if self.reference is not None and self._matches(check):
+            self._watch.refer(self.reference.baselines)
+            self._note_baseline(source=self.reference.source)
+
+    def _blank_watch(
+        self, kind: Literal["start", "plateau"], layers: Sequence[str], *, has_loss: bool
+    ) -> RunWatch:
+        checks, writings = self._expected
         options = WatchOptions(
             baseline=kind,
-            rows=_ROWS[self.probe.pooling],
+            rows=_ROWS[self.instrument.probe.pooling],
+            has_loss=has_loss,
             expected_checks=checks,
-            expected_writings=None if checks is None else max(1, checks // every),
+            expected_writings=writings,
             warmup_steps=self.warmup_steps,
             **self.detector,
         )
-        watch = RunWatch(list(layers), options, writes=self.writer is not None)
-        if self.reference is not None and self._matches(self.reference, set(layers)):
-            watch.refer(self.reference.baselines)
-            self._has_baseline = True
-        return watch
+        return RunWatch(layers, options, writes=self.instrument.writer is not None)
 
-    def _matches(self, reference: Reference, layers: set[str]) -> bool:
-        """Whether the baseline of another run was measured as this one is."""
-        known = self._fingerprint is None or reference.fingerprint == self._fingerprint
-        if known and layers <= reference.baselines["layers"].keys():
-            return True
-        if self.cadence.untimed:  # the budget may still choose the probe set that is known
+    @property
+    def _expected(self) -> tuple[int | None, int | None]:
+        """Checks that the run will have, and how many of them with writing."""
+        checks, writer = self.cadence.expected_checks, self.instrument.writer
+        every = 1 if writer is None else writer.every
+        return checks, None if checks is None else max(1, checks // every)
+
+    def _matches(self, check: Check | None) -> bool:
+        """Whether the baseline of another run was measured as `check` was."""
+        if self.reference is None or check is None:
             return False
+        layers = self.reference.baselines["layers"].keys()
+        return self.reference.fingerprint == check.fingerprint and check.measured.keys() <= layers
+
+    def _say_unmatched(self, reference: Reference) -> None:
         _logger.warning(
             "sigma_monitor: the baseline of %s was not used, since it has another probe set, "
             "other layers or other conventions (%s, here %s); this run is its own baseline",
@@ -449,7 +405,6 @@ class SigmaMonitor:
             reference.fingerprint,
             self._fingerprint,
         )
-        return False
 
     def rebaseline(self) -> None:
         """Take the next check as the reference of every channel, and end any episode untold.
@@ -478,37 +433,35 @@ class SigmaMonitor:
     def _apply_budget(self, step: int) -> None:
         """Plan the checks anew once training time is known, which can move the one at `step`.
 
-        The detectors begin anew with windows that suit the number of checks the budget pays for,
-        and with the first check again, on the smaller probe set where one is used.
+        The detectors go on in windows that suit the number of checks the budget pays for. Where it
+        pays for a smaller probe set only, they begin anew with what that gave at the first check.
         """
-        if not self.cadence.untimed or self.cadence.last_step is None:
+        cadence = self.cadence
+        if not cadence.untimed or cadence.last_step is None:
             return
-        self.cadence.begin(step)
-        can_shrink = self._opening is not None and self._opening.smaller is not None
-        shrink = can_shrink and self.checks + self.cadence.affordable_checks() < _LEAST_CHECKS
-        self.cadence.respace(_LEAST_EXAMPLES / len(self._ready_probes()) if shrink else 1.0)
-        plan = (shrink, self.cadence.spacing, self.cadence.next_step)
-        shrink, self.cadence.spacing, self.cadence.next_step = from_main(plan)
-        if shrink:
-            self._examples = _LEAST_EXAMPLES
-        self._reopen(shrink)
+        opening, self._opening = self._opening, None
+        examples = len(self.instrument.ready_probes)
+        shrink = cadence.apply_budget(
+            step, smaller=None if opening is None else opening.check.examples / examples
+        )
+        plan = (shrink, cadence.spacing, cadence.next_step)
+        shrink, cadence.spacing, cadence.next_step = from_main(plan)
+        if shrink and opening is not None:
+            self._begin_smaller(opening)
+        elif self._watch is not None:
+            self._watch.expect(*self._expected)
+            if self.reference is not None and opening is not None and self._matches(opening.check):
+                self._say_unmatched(self.reference)
         self._say_plan(step, shrink)
         self.revision += 1
 
-    def _reopen(self, shrink: bool) -> None:
-        opening, self._opening = self._opening, None
-        if opening is None:
-            return
-        seen = opening.smaller if shrink and opening.smaller else opening.seen
-        if shrink:  # these are of the larger set
-            self._fingerprint = self._current_fingerprint(self._ready_probes(), seen.reading)
-            self._methods = {layer: m.methods for layer, m in seen.measured.items() if m.spectra}
-            self._previous = {}
-        self._watch = self._new_watch(opening.kind, seen.measured)
-        alerts = self._watch.update(
-            opening.step, seen.measured, seen.reading.losses, None if shrink else opening.writing
-        )
-        self._note_baseline(alerts)
+    def _begin_smaller(self, opening: _Opening) -> None:
+        self.instrument.cut_to(opening.check)
+        self._fingerprint = opening.check.fingerprint
+        self._watch_from(opening.kind, opening.check)
+        self._take(opening.step, opening.check)
+        if self.reference is not None and not self._matches(opening.check):
+            self._say_unmatched(self.reference)
 
     def _say_plan(self, step: int, shrink: bool) -> None:
         if not shrink and not self.cadence.stretched:
@@ -523,7 +476,7 @@ class SigmaMonitor:
             "budget",
             step=step,
             spacing=self.cadence.spacing,
-            examples=len(self._ready_probes()),
+            examples=len(self.instrument.ready_probes),
             baselines=baselines,
         )
         if is_main():
@@ -535,23 +488,10 @@ class SigmaMonitor:
                 f", with the probe set cut to {_LEAST_EXAMPLES} examples" if shrink else "",
             )
 
-    def _current_fingerprint(self, probes: ProbeSet, reading: Reading) -> str:
-        identity = {
-            "probes": probes.fingerprint,
-            "pooling": self.probe.pooling,
-            "relative_ridge": self.relative_ridge,
-            "generation": None if self.writer is None else self.writer.identity(),
-            "layers": {
-                layer: [str(rows.embeddings.dtype), rows.embeddings.shape[1]]
-                for layer, rows in reading.layers.items()
-            },
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
     def _recognise(self, fingerprint: str, step: int) -> None:
         """Refuse to compare with a baseline of another probe set or of other conventions."""
         if self._fingerprint is not None and fingerprint != self._fingerprint:
-            self._watch, self._methods, self._previous = None, {}, {}
+            self._watch = None
             _logger.warning(
                 "sigma_monitor: probe set or conventions differ from those of the saved baseline "
                 "(%s, now %s); the baseline begins anew at step %d with the model as it is",
@@ -568,11 +508,10 @@ class SigmaMonitor:
             quotes = self._quotes(alert, writing)
         if self._watch is None:
             return worded(placed, quotes=quotes)
-        before = self._watch.loss.baseline(alert.channel)
         return worded(
             placed,
             loss=self._watch.loss.mean,
-            start_loss=None if before is None else before.mean,
+            start_loss=self._watch.loss_at_baseline(alert),
             quotes=quotes,
         )
 
@@ -580,21 +519,26 @@ class SigmaMonitor:
         """Probe examples that moved most, or what the model writes."""
         if alert.channel == "generation":
             return () if writing is None else writing.texts[:_QUOTES]
-        ids = self._ready_probes().tensors.get("input_ids")
-        if ids is None or self.tokenizer is None:
+        try:
+            return self.instrument.texts_of(alert.moved_examples)
+        except Exception as error:  # of a tokenizer that is not ours: the alert matters more
+            if not self._quotes_failed:
+                self._quotes_failed = True
+                described = f"{type(error).__name__}: {error}"
+                _logger.warning(
+                    "sigma_monitor: probe examples cannot be quoted in alerts (%s)", described
+                )
+                self.note("quotes_failed", step=alert.step, error=described)
             return ()
-        return tuple(
-            str(self.tokenizer.decode(ids[example].tolist(), skip_special_tokens=True))
-            for example in alert.moved_examples
-        )
 
     def _stop_alerts(self, step: int) -> list[Alert]:
-        if self._watch is None:
+        if self._watch is None or self.stop_on_collapse is False:
             return []
         unmeasured = self._watch.unmeasured_in_a_row
+        over = self.status is not Status.COLLAPSED and unmeasured == 0
         met = self._watch.collapsed or unmeasured >= _UNMEASURED_STOPS
-        armed, self._stop_armed = self._stop_armed, not met
-        if self.stop_on_collapse is False or not met or not armed:
+        armed, self._stop_armed = self._stop_armed, over or (self._stop_armed and not met)
+        if not met or not armed:
             return []
         self.should_stop = True
         self.stop_reason = (
@@ -605,43 +549,38 @@ class SigmaMonitor:
         return [Alert("STOPPED", "info", step, self.checks, text=f"Reason: {self.stop_reason}.")]
 
     def _snapshot(
-        self,
-        step: int,
-        reading: Reading,
-        measured: Mapping[str, Measured],
-        writing: Writing | None,
-        alerts: Sequence[Alert],
-        seconds: float,
+        self, step: int, check: Check, alerts: Sequence[Alert], seconds: float
     ) -> Snapshot:
         assert self._watch is not None
         drifts = {name: layer.drift for name, layer in self._watch.layers.items()}
+        instrument = self.instrument
         return Snapshot(
             step=step,
             check=self.checks,
             time=time.time(),
             status=self.status,
-            layers={layer: _with_drift(m, drifts[layer]) for layer, m in measured.items()},
+            layers={layer: _with_drift(m, drifts[layer]) for layer, m in check.measured.items()},
             ratios={
                 layer: ratio
                 for layer, ratio in self._watch.ratios.items()
-                if measured[layer].estimates
+                if check.measured[layer].estimates
             },
-            finite=reading.finite,
-            loss=reading.loss,
+            finite=check.finite,
+            loss=None if check.losses is None else check.losses.mean,
             alerted=any(alert.severity != "info" for alert in alerts),
             seconds=seconds,
             overhead=self.cadence.overhead_with(seconds),
-            rows=max(m.rows for m in measured.values()),
-            examples=len(self._ready_probes()),
-            fingerprint=self._fingerprint or "",
+            rows=max(m.rows for m in check.measured.values()),
+            examples=check.examples,
+            fingerprint=check.fingerprint,
             conventions={
-                "pooling": self.probe.pooling,
-                "relative_ridge": self.relative_ridge,
-                "method": {layer: m.methods for layer, m in measured.items() if m.spectra},
-                "seed": self.probe.seed,
-                "held_out": self._ready_probes().held_out,
+                "pooling": instrument.probe.pooling,
+                "relative_ridge": instrument.relative_ridge,
+                "method": {layer: m.methods for layer, m in check.measured.items() if m.spectra},
+                "seed": instrument.probe.seed,
+                "held_out": instrument.ready_probes.held_out,
             },
-            generation={} if writing is None else writing.estimates,
+            generation={} if check.writing is None else check.writing.estimates,
         )
 
     def _note_failure(self, step: int, error: Exception) -> None:
@@ -701,14 +640,13 @@ class SigmaMonitor:
         return {
             "version": _STATE_VERSION,
             "fingerprint": self._fingerprint,
-            "examples": self._examples,
             "status": self.status.name,
             "stop_armed": self._stop_armed,
             "stop_reason": self.stop_reason,
             "checks": self.checks,
             "failures": self.failures,
             "has_baseline": self._has_baseline,
-            "methods": self._methods,
+            "instrument": self.instrument.state_dict(),
             "cadence": self.cadence.state_dict(),
             "watch": None if self._watch is None else self._watch.state_dict(),
         }
@@ -733,20 +671,20 @@ class SigmaMonitor:
             )
         self.reset()
         try:
-            if state["watch"] is not None:
-                self._watch = self._new_watch("plateau", state["watch"]["layers"])
-                self._watch.load_state_dict(state["watch"])
             self.cadence.load_state_dict(state["cadence"])
+            self.instrument.load_state_dict(state["instrument"])
+            if state["watch"] is not None:
+                layers = state["watch"]["order"]
+                self._watch = self._blank_watch("plateau", layers, has_loss=True)
+                self._watch.load_state_dict(state["watch"])
             self.status = Status[state["status"]]
             self._stop_armed = bool(state["stop_armed"])
             self.stop_reason = state["stop_reason"]
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
             self._has_baseline = bool(state["has_baseline"])
-            self._methods = {layer: dict(m) for layer, m in state["methods"].items()}
             self._fingerprint = state["fingerprint"]
-            self._examples = state["examples"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             self.reset()
             raise RecordError(
                 f"not a state of SigmaMonitor: {type(error).__name__}: {error}"
@@ -754,35 +692,13 @@ class SigmaMonitor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """What a check read and measured."""
-
-    reading: Reading
-    measured: dict[str, Measured]
-
-
-@dataclass(frozen=True, eq=False)
 class _Opening:
-    """The first check of a run, kept until the budget has been applied."""
+    """What a smaller probe set gave at the first check, kept until the budget has been applied."""
 
     kind: Literal["start", "plateau"]
     step: int
-    seen: _Seen
-    smaller: _Seen | None  # of the first `_LEAST_EXAMPLES` examples
-    writing: Writing | None
+    check: Check
 
 
 def _with_drift(measured: Measured, drift: float | None) -> dict[str, Estimate]:
     return measured.estimates | ({} if drift is None else {TURNED: Estimate.exact(drift)})
-
-
-def _accelerator_of(model: nn.Module) -> torch.device | None:
-    parameter = next(model.parameters(), None)
-    return parameter.device if parameter is not None and parameter.is_cuda else None
-
-
-def _synchronise(model: nn.Module) -> None:
-    """Wait for the device, so that its queue is not counted as the cost of a check."""
-    device = _accelerator_of(model)
-    if device is not None:
-        torch.cuda.synchronize(device)

@@ -12,9 +12,17 @@ from sigma_monitor.alert import Status
 from sigma_monitor.errors import RecordError
 from sigma_monitor.estimate import Estimate, jsonable
 
-__all__ = ["SCHEMA", "Snapshot"]
+__all__ = ["ENTROPY", "FLOORED", "SCHEMA", "TEXT_RANK", "TURNED", "WATCHED", "Snapshot"]
 
 SCHEMA = 2
+
+# Keys of a layer: the series of the relative rule, and that of the absolute floor.
+WATCHED = "effective_rank"
+FLOORED = "pooled/uncentred/effective_rank"
+TURNED = "subspace_drift"  # of the leading directions from those at the baseline
+# Keys of what the model wrote: the two series that are watched.
+TEXT_RANK = "effective_rank"
+ENTROPY = "output_entropy"
 
 # W&B takes no dots in names (a module's dotted name has them), MLflow no brackets.
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_/-]")

@@ -25,12 +25,11 @@ from sigma_monitor.probing import (
     find_encoder,
 )
 from sigma_monitor.probing.guard import untouched
+from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
 from sigma_monitor.spectrum import Gram, summarize
 from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
 
 __all__ = [
-    "ENTROPY",
-    "TEXT_RANK",
     "Writing",
     "WritingProbe",
     "compression_ratio",
@@ -38,10 +37,6 @@ __all__ = [
     "measure_writing",
     "repeated_share",
 ]
-
-# Keys in a snapshot: the two series that are watched.
-TEXT_RANK = "effective_rank"
-ENTROPY = "output_entropy"
 
 _FUNCTIONALS = ("effective_rank", "participation_ratio", "log_det_per_dim")
 _CONFIDENCE = 0.95
@@ -57,6 +52,7 @@ class Writing:
     estimates: dict[str, Estimate]  # by key
     log_rank_without: NDArray[np.float64] | None  # (texts,) None: no spectrum, all texts are one
     entropies: NDArray[np.float64]  # (texts,) nats
+    signature: tuple[float, ...] = ()  # of the encoder
 
     @property
     def log_rank(self) -> float:
@@ -116,12 +112,14 @@ class WritingProbe:
         """Whether the model writes at this check, counted from 1."""
         return check % self.every == 1 % self.every
 
-    def read(self, model: nn.Module, probes: ProbeSet, tokenizer: Any) -> Writing | None:
-        """Let the model write; None when its logits were not finite.
+    def prepare(self, model: nn.Module, tokenizer: Any) -> None:
+        """Build the encoder and let it embed, where it has not yet: what is done once in a run.
 
         Raises:
-            InputError, ProbeError: As `Writer.write` and `find_encoder`.
+            InputError, ProbeError: As `find_encoder` and `Encoder.embed`.
         """
+        if self._encoder is not None:
+            return
         if tokenizer is None:
             raise InputError(
                 "the generation channel needs a tokenizer to read what the model writes: pass "
@@ -129,16 +127,26 @@ class WritingProbe:
             )
         # Encoder and tokenizer are other people's code, which may draw random numbers.
         with untouched(model, seed=self.writer.seed):
-            return self._read(model, probes, tokenizer)
+            encoder = find_encoder(self._spec, model, tokenizer)
+            _ = encoder.signature
+            self._encoder = encoder
 
-    def _read(self, model: nn.Module, probes: ProbeSet, tokenizer: Any) -> Writing | None:
-        if self._encoder is None:
-            self._encoder = find_encoder(self._spec, model, tokenizer)
-        written = self.writer.write(model, probes)
-        if not bool(torch.isfinite(written.entropies).all()):
-            return None
-        texts = _decoded(written.tokens, tokenizer)
-        return measure_writing(written, texts, self._encoder, relative_ridge=self._relative_ridge)
+    def read(self, model: nn.Module, probes: ProbeSet, tokenizer: Any) -> Writing | None:
+        """Let the model write; None when its logits were not finite.
+
+        Raises:
+            InputError, ProbeError: As `Writer.write` and `prepare`.
+        """
+        self.prepare(model, tokenizer)
+        assert self._encoder is not None
+        with untouched(model, seed=self.writer.seed):
+            written = self.writer.write(model, probes)
+            if not bool(torch.isfinite(written.entropies).all()):
+                return None
+            texts = _decoded(written.tokens, tokenizer)
+            return measure_writing(
+                written, texts, self._encoder, relative_ridge=self._relative_ridge
+            )
 
     def identity(self) -> dict[str, Any]:
         """What makes two series of writings comparable, beside the weights of the encoder."""
@@ -196,9 +204,10 @@ def measure_writing(
         )
     except ZeroTraceError:
         estimates[TEXT_RANK] = Estimate.exact(1.0)
-        return Writing(tuple(texts), encoder.name, estimates, None, entropies)
+        return Writing(tuple(texts), encoder.name, estimates, None, entropies, encoder.signature)
     estimates = {name: getattr(summary, name) for name in _FUNCTIONALS} | estimates
-    return Writing(tuple(texts), encoder.name, estimates, summary.log_rank_without, entropies)
+    without = summary.log_rank_without
+    return Writing(tuple(texts), encoder.name, estimates, without, entropies, encoder.signature)
 
 
 def _mean_entropy(entropies: NDArray[np.float64]) -> Estimate:

@@ -311,7 +311,7 @@ def hurried(clock, cadence, last, *, off, **seconds):
 
     def confirmed(step, cost):
         finish(step, cost)
-        cadence.hurry(wanted=step in off)
+        cadence.confirm_early(wanted=step in off)
 
     cadence.finish = confirmed
     return run.advance(last)

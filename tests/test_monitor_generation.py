@@ -120,7 +120,7 @@ def test_metrics_are_of_what_the_model_writes():
     written = Writer(new_tokens=8, examples=12).write(model, PROBES)
     entropy = float(written.entropies.double().mean())
     assert found["output_entropy"].value == pytest.approx(entropy, rel=1e-12)
-    assert encoder.texts == [[Letters().decode(row) for row in written.tokens.tolist()]]
+    assert encoder.texts[1:] == [[Letters().decode(row) for row in written.tokens.tolist()]]
     different = len({token for row in written.tokens.tolist() for token in row})
     assert found["distinct_1"].value == pytest.approx(different / 96)
     plain = monitor().check(model, 0).generation
@@ -295,12 +295,12 @@ def test_an_encoder_that_raises_costs_the_channel_and_not_the_check(tmp_path, me
 
 
 def test_a_channel_that_works_again_is_not_switched_off():
-    model, encoder, listener = tiny("llama"), Failing(1, 2, 4, 5), Listener()
+    model, encoder, listener = tiny("llama"), Failing(1, 2, 5, 6), Listener()
     watcher = monitor(encoder=encoder, generation={"every": 1}, sinks=[listener])
     for step in range(8):
         watcher.step(model, step)
     assert [s.step for s in listener.snapshots() if s.generation] == [2, 5, 6, 7]
-    assert encoder.called == 8
+    assert encoder.called == 9  # once more to identify it
 
 
 def test_a_collapse_is_seen_beside_a_channel_that_fails():
@@ -354,7 +354,7 @@ def test_a_new_run_has_a_start_of_its_own():
     names = []
     for _ in range(2):
         watcher.step(model, 0)
-        names.append(watcher._watch.writing._latest.encoder)
+        names.append(watcher._watch.writing.present()["reference"]["encoder"])
         wander(model, 0)
         watcher.reset()
     assert names[0] != names[1]
@@ -411,7 +411,7 @@ def test_a_plain_training_is_bitwise_what_it_is_without_the_channel(options):
     beside = train(8, watcher)
     assert (watcher.checks, watcher.failures) == (9, 0)
     fails = isinstance(options.get("encoder"), Failing)
-    assert bool(watcher._watch.writing._latest) is not fails  # or there was nothing to compare
+    assert bool(watcher._watch.writing.present()) is not fails  # or there was nothing to compare
     assert differences(train(8), beside) == []
 
 
@@ -458,7 +458,7 @@ def test_the_trainer_logs_the_metrics_and_gives_its_tokenizer(tmp_path):
     kind = functools.partial(Trainer, processing_class=Letters())
     trainer = make_trainer(tmp_path, watcher, kind=kind, max_steps=10)
     trainer.train()
-    assert watcher.monitor.tokenizer is trainer.processing_class
+    assert watcher.monitor.instrument.tokenizer is trainer.processing_class
     logged = {
         entry["step"]: generation_part(entry)
         for entry in trainer.state.log_history
@@ -589,7 +589,9 @@ def test_the_record_says_whose_baseline_it_was(tmp_path, messages):
     recorded(tmp_path / "two", tiny("llama"), baseline=path)
     events = {e["event"]: e for e in read_record(tmp_path / "two" / RECORD).events}
     assert events["started"]["baseline_asked"] == str(path)
-    assert "baseline" not in events  # it is not its own
+    assert events["baseline"]["source"] == str(path)
+    theirs = {e["event"]: e for e in read_record(path).events}["baseline"]
+    assert events["baseline"]["baselines"] == theirs["baselines"]
     assert events["end"]["baselines"]["layers"].keys() == {"last"}
     assert messages() == []
 

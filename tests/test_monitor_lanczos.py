@@ -12,9 +12,9 @@ from torch import nn
 
 from sigma_monitor import ProbeSet, SigmaMonitor, Status, spectral_summary
 from sigma_monitor import measure as measure_module
-from sigma_monitor.detection import Detector
-from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, WATCHED, Measured, measure
+from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Rows
+from sigma_monitor.snapshot import WATCHED
 from sigma_monitor.spectrum import cost
 from sigma_monitor.spectrum.operator import RowOperator
 from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
@@ -105,14 +105,14 @@ def products(monkeypatch):
 @pytest.fixture
 def told(monkeypatch):
     """(log effective rank, standard error) of each check, as the relative rule got them."""
-    heard, update = [], Detector.update
+    heard, paired = [], LayerWatch._paired
 
-    def spy(self, step, log_value, stderr=None):
-        if self.kind != "none":
-            heard.append((log_value, stderr))
-        return update(self, step, log_value, stderr)
+    def spy(self, measured):
+        stderr = paired(self, measured)
+        heard.append((measured.log_of(WATCHED), stderr))
+        return stderr
 
-    monkeypatch.setattr(Detector, "update", spy)
+    monkeypatch.setattr(LayerWatch, "_paired", spy)
     return heard
 
 
@@ -128,7 +128,7 @@ def clock(monkeypatch):
 
 
 def summaries_of(monitor):
-    return monitor._previous["last"].spectra
+    return monitor.instrument._previous["last"].spectra
 
 
 def rank_of(snapshot, key=WATCHED):
@@ -394,7 +394,7 @@ def test_another_fingerprint_decides_anew(monkeypatch):
     set_rates(monkeypatch, winner="lanczos")
     monitor.check(model, 0)
     set_rates(monkeypatch, winner="exact")
-    monitor.relative_ridge = 1e-2
+    monitor.instrument.relative_ridge = 1e-2
     snapshot = monitor.check(model, 1)
     assert snapshot.conventions["method"] == {"last": dict.fromkeys(SPECTRA, "exact")}
 
@@ -581,7 +581,7 @@ def test_another_number_of_rows_is_measured_anew_and_compared(told, products):
 
 
 CHANGES = {
-    "ridge": lambda monitor, model: setattr(monitor, "relative_ridge", 1e-2),
+    "ridge": lambda monitor, model: setattr(monitor.instrument, "relative_ridge", 1e-2),
     "precision": lambda monitor, model: setattr(model, "rows", model.rows.double()),
     "examples_of_the_same_rows": lambda monitor, model: (
         setattr(model, "rows", cloud(80, tokens=3)),
@@ -610,7 +610,7 @@ def test_200_checks_of_a_model_that_only_jitters_raise_no_alert(told):
     model, listener = Cloud(rows), Listener()
     monitor = model.monitor(sinks=[listener], detector={})
     # The other two spectra are not what this is about, and cost less the exact way.
-    monitor._methods = {"last": {UNCENTRED: "exact", POOLED: "exact"}}
+    monitor.instrument._methods = {"last": {UNCENTRED: "exact", POOLED: "exact"}}
     for step in range(200):
         model.rows = jittered(rows, 1e-3, step)
         monitor.step(model, step)

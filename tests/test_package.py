@@ -22,7 +22,7 @@ HOUSE = [
     {"integrations"},
     {"monitor"},
     {"options"},
-    {"watch"},
+    {"instrument", "watch"},
     {"cadence", "lineage", "measure", "writing"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},

@@ -15,9 +15,9 @@ from sigma_monitor import Estimate, Status
 from sigma_monitor.cli import main
 from sigma_monitor.detection import Detector, Thresholds, worded
 from sigma_monitor.errors import InputError
-from sigma_monitor.measure import WATCHED
 from sigma_monitor.replay import STEP_COLUMNS, replay_file, threshold
 from sigma_monitor.sinks import JsonlSink
+from sigma_monitor.snapshot import WATCHED
 from tests.snapshots import alert, snapshot
 
 CHECKS, FALL = 120, 60  # long enough for a fast median of five checks

@@ -93,7 +93,8 @@ def continuations(tokens, entropies):
 
 
 def fixed_encoder(rows):
-    return Encoder("fixed", lambda texts: rows)
+    """Gives `rows`, whatever so many texts are; others only serve to identify it."""
+    return Encoder("fixed", lambda texts: rows if len(texts) == len(rows) else np.eye(len(texts)))
 
 
 def example(n=12, m=5):

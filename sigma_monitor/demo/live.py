@@ -8,8 +8,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from sigma_monitor.integrations.transformers import SigmaCallback
-from sigma_monitor.measure import WATCHED
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import WATCHED, Snapshot
 
 __all__ = ["LiveLine"]
 

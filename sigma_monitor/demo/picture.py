@@ -9,11 +9,9 @@ from typing import Any
 
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.measure import FLOORED, WATCHED
 from sigma_monitor.sinks import Record
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import ENTROPY, FLOORED, WATCHED, Snapshot
 from sigma_monitor.watch import FLOOR
-from sigma_monitor.writing import ENTROPY
 
 __all__ = ["Curves", "draw"]
 

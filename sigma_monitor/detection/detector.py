@@ -77,21 +77,25 @@ class Detector:
             raise InputError(
                 f'baseline={baseline!r}: pass "auto", "start", "plateau", "none" or a Baseline.'
             )
-        self.thresholds = Thresholds.of(**thresholds).for_checks(expected_checks)
+        self.asked = thresholds
+        self.expected_checks = expected_checks
+        self.thresholds = Thresholds.of(expected_checks=expected_checks, **thresholds)
         kind = given.kind if given is not None else baseline
         self.kind = "plateau" if kind == "auto" else kind
         self.warmup_steps = warmup_steps
         self.events: list[Alert] = []  # of the last update, those that no status goes with
         self.news: list[Alert] = []  # of the last update, those of the episode
-        self.finding = Finding()  # of the latest check
         self._checks = 0
-        self._points: deque[Point] = self._empty_window()
+        self.last_step: int | None = None  # of any check, measured or not
+        self._points: deque[Point] = deque(maxlen=self._longest_window)
         self._begin(given)
 
     def _begin(self, baseline: Baseline | None) -> None:
         """No episode, no warm-up behind it."""
         self.baseline = baseline
+        self.finding = Finding()  # of the latest check
         self.unmeasured_in_a_row = 0
+        self._unmeasured: float | None = None  # NaN or −∞, of the latest of these
         self.missed_in_a_row = 0
         self.side: Side = "contraction"  # of the present episode
         self.onset_step: int | None = None  # at which it began; None when there is none
@@ -132,7 +136,7 @@ class Detector:
         return _exp(self.value - self.baseline.log_value)
 
     def update(self, step: int, log_value: float, stderr: float | None = None) -> Status:
-        """Take one check into account.
+        """Take one check into account; one at a step that was seen changes nothing.
 
         Args:
             step: Training step.
@@ -144,12 +148,15 @@ class Detector:
             The status; `alerts` holds what this update raised.
         """
         self.events, self.news = [], []
+        if self.last_step is not None and step <= self.last_step:
+            return self.status
+        self.last_step = step
         self._checks += 1
         self.missed_in_a_row = 0
         if not math.isfinite(log_value):
             self._note_unmeasured(step, log_value)
             return self.status
-        self.unmeasured_in_a_row = 0
+        self.unmeasured_in_a_row, self._unmeasured = 0, None
         self._points.append((step, log_value))
         if self.status is Status.WARMUP:
             self._extend_warmup(step, log_value, stderr or 0.0)
@@ -173,6 +180,19 @@ class Detector:
         self._points.clear()
         self._begin(None)
 
+    def adopt(self, baseline: Baseline) -> None:
+        """Take the baseline of another run, and judge by it from the next check on."""
+        self.kind = baseline.kind
+        self._points.clear()
+        self._begin(baseline)
+
+    def expect(self, checks: int | None) -> None:
+        """Go on in windows that suit a run of so many checks; what was seen and found stays."""
+        self.expected_checks = checks
+        self.thresholds = Thresholds.of(expected_checks=checks, **self.asked)
+        self._points = deque(self._points, self._longest_window)
+        # The episode counts by thresholds that no length of a run changes.
+
     def bridge(self, offset: float) -> None:
         """Move the baseline by `offset` nats, and with it every check so far.
 
@@ -188,17 +208,20 @@ class Detector:
         if self.baseline is not None:
             self.baseline = replace(self.baseline, log_value=self.baseline.log_value + offset)
 
-    def _empty_window(self) -> deque[Point]:
+    @property
+    def _longest_window(self) -> int:
         rule = self.thresholds
-        return deque(maxlen=max(rule.slow_window, rule.trend_window, _ONSET_WINDOW))
+        return max(rule.slow_window, rule.trend_window, rule.floor_patience, _ONSET_WINDOW)
 
     def _note_unmeasured(self, step: int, log_value: float) -> None:
         self.unmeasured_in_a_row += 1
-        begins = self.unmeasured_in_a_row == 1
+        vanished = log_value == -math.inf
+        begins = self._unmeasured is None or (self._unmeasured == -math.inf) != vanished
+        self._unmeasured = -math.inf if vanished else math.nan
         if self._gaps.update(self._checks, changed=begins):
             self._tell("FLAPPING", step)
         elif begins and not self._gaps.muted:
-            self._tell("VANISHED" if log_value == -math.inf else "NONFINITE", step)
+            self._tell("VANISHED" if vanished else "NONFINITE", step)
 
     def _extend_warmup(self, step: int, log_value: float, stderr: float) -> None:
         if self.kind == "start":
@@ -228,10 +251,11 @@ class Detector:
             or self._floor_in_a_row >= rule.floor_patience
         ):
             found = Status.COLLAPSED
-        if found > Status.HEALTHY and (
-            self._level is Status.HEALTHY or self.side != self.finding.side
-        ):
-            self.side = self.finding.side
+        elif self._level is Status.COLLAPSED and self.finding.side == "expansion":
+            found = Status.HEALTHY  # a collapse ends by its own recovery; a rise is judged then
+        side = "contraction" if found is Status.COLLAPSED else self.finding.side
+        if found > Status.HEALTHY and (self._level is Status.HEALTHY or side != self.side):
+            self.side = side
             self.onset_step = self._onset()
         self._level = max(self._level, found)
         calm = found is Status.HEALTHY and self._calm(log_value)
@@ -239,7 +263,7 @@ class Detector:
         if self._calm_in_a_row >= rule.recovered_patience and self._level > Status.HEALTHY:
             self._level, self._calm_in_a_row, self.onset_step = Status.HEALTHY, 0, None
         severity: Severity = "error" if self._level is Status.COLLAPSED else "warn"
-        for news in self._episode.update(self._level, severity):
+        for news in self._episode.update(self._level, severity, self.side):
             alert = self.describe(news.kind, step)
             self.news.append(replace(alert, severity=news.severity, reminder=news.reminder))
 
@@ -248,11 +272,11 @@ class Detector:
         return so_far + 1 if goes_on else 0
 
     def _onset(self) -> int | None:
-        """Step at which what is found now began; None without a baseline."""
-        if self.baseline is None:
-            return None
-        sign = -1 if self.side == "contraction" else 1
+        """Step at which what is found now began."""
         steps = [step for step, _ in self._points]
+        if self.baseline is None:  # the floor, which needs none
+            return steps[-self._floor_in_a_row]
+        sign = -1 if self.side == "contraction" else 1
         moves = [sign * (value - self.baseline.log_value) for _, value in self._points]
         return onset(steps, moves, sign * self.finding.moved)
 
@@ -302,7 +326,10 @@ class Detector:
         """JSON-serialisable builtins: everything `update` depends on."""
         return {
             "kind": self.kind,
-            "thresholds": asdict(self.thresholds),
+            "asked": dict(self.asked),
+            "expected_checks": self.expected_checks,
+            "last_step": self.last_step,
+            "vanished": None if self._unmeasured is None else self._unmeasured == -math.inf,
             "baseline": None if self.baseline is None else asdict(self.baseline),
             "finding": {**asdict(self.finding), "status": self.finding.status.name},
             "points": [list(point) for point in self._points],
@@ -316,23 +343,38 @@ class Detector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`; the thresholds of the state win.
+        """Go on from `state_dict()`, by its thresholds.
 
         Raises:
             RecordError: When a field is missing or malformed; nothing is changed then.
         """
         try:
             loaded = self._loaded(state)
-        except (InputError, KeyError, TypeError, ValueError) as error:
+        except (InputError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise RecordError(
                 f"not a state of Detector: {type(error).__name__}: {error}"
             ) from error
         vars(self).update(loaded)
 
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`, by the thresholds of this detector.
+
+        Its windows are those that suit the length of the run in `state`.
+
+        Raises:
+            RecordError: As `load_state_dict`.
+        """
+        self.load_state_dict({**state, "asked": self.asked})
+
     @staticmethod
     def _loaded(state: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes of the detector that `state` was taken of."""
-        new = Detector(baseline="none", **state["thresholds"])
+        expected = state["expected_checks"]
+        new = Detector(
+            baseline="none",
+            expected_checks=None if expected is None else int(expected),
+            **state["asked"],
+        )
         if state["kind"] not in ("start", "plateau", "none"):
             raise ValueError(f"kind: {state['kind']!r}")
         new.kind = state["kind"]
@@ -342,7 +384,12 @@ class Detector:
         new._points.extend((int(step), float(value)) for step, value in state["points"])
         new._warmup = [(int(step), float(x), float(e)) for step, x, e in state["warmup"]]
         new._level, new.side = Status[state["level"]], state["side"]
-        new.onset_step = None if state["onset_step"] is None else int(state["onset_step"])
+        new.onset_step, new.last_step = (
+            None if state[name] is None else int(state[name])
+            for name in ("onset_step", "last_step")
+        )
+        if state["vanished"] is not None:
+            new._unmeasured = -math.inf if state["vanished"] else math.nan
         new._episode = Episode.from_state(new.thresholds, state["episode"])
         new._gaps = Flapping.from_state(new.thresholds, state["gaps"])
         for name, attribute in _COUNTS.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sigma_monitor.alert import AlertKind, Severity, Status
+from sigma_monitor.alert import AlertKind, Severity, Side, Status
 from sigma_monitor.detection.rule import Thresholds
 
 __all__ = ["Episode", "Flapping", "News"]
@@ -60,54 +60,72 @@ class Episode:
     """Remembers what was told.
 
     An episode begins with WARNING or COLLAPSED and ends with RECOVERED. Within it only a higher
-    status or a higher severity is told again, and a reminder after `reminder_checks`. More than
-    `flapping_transitions` changes of status in `flapping_checks` checks are told once as FLAPPING;
-    from then on all but COLLAPSED is held back, until it is calmer and what then differs from what
-    was told last is told.
+    status, a higher severity or a change of side is told again, and a reminder after
+    `reminder_checks`. More than `flapping_transitions` such changes in `flapping_checks` checks are
+    told once as FLAPPING; from then on all but COLLAPSED is held back, until it is calmer and what
+    then differs from what was told last is told. An episode that follows on a recovery that was
+    held back is told no sooner than a reminder.
     """
 
     def __init__(self, rule: Thresholds) -> None:
         self._rule = rule
         self._check = 0
-        self._status = Status.HEALTHY
+        self._status = Status.HEALTHY  # of the latest check
+        self._side: Side = "contraction"
         self._told = Status.HEALTHY  # the worst of this episode
         self._told_severity: Severity = "info"
+        self._told_side: Side = "contraction"
         self._told_at = 0
+        self._ended_untold = False
         self._flapping = Flapping(rule)
 
-    def update(self, status: Status, severity: Severity = "warn") -> list[News]:
+    @property
+    def muted(self) -> bool:
+        """Whether all but COLLAPSED is held back."""
+        return self._flapping.muted
+
+    def update(
+        self, status: Status, severity: Severity = "warn", side: Side = "contraction"
+    ) -> list[News]:
         """Take the status after one check.
 
         Args:
             status: HEALTHY or worse.
             severity: Of the alert that this status would raise.
+            side: Likewise.
         """
         self._check += 1
-        changed, self._status = status != self._status, status
+        changed = status != self._status or (status > Status.HEALTHY and side != self._side)
+        self._status, self._side = status, side
         news = []
         if self._flapping.update(self._check, changed=changed):
             loud = self._told_severity != "info" or (status > Status.HEALTHY and severity != "info")
             news.append(News("FLAPPING", "warn" if loud else "info"))
-        louder = status > self._told or _RANK[severity] > _RANK[self._told_severity]
-        if status is Status.COLLAPSED and louder:
-            news.append(self._tell(status, severity))
-        elif self._flapping.muted:
-            pass
+        another = self._ended_untold and self._check - self._told_at >= self._rule.reminder_checks
+        if another and status > Status.HEALTHY:
+            self._told, self._told_severity = Status.HEALTHY, "info"
+        worse = status > self._told or _RANK[severity] > _RANK[self._told_severity]
+        if status is Status.COLLAPSED and worse:
+            news.append(self._tell(status, severity, side))
+        elif self.muted:
+            self._ended_untold |= status is Status.HEALTHY
         elif status > Status.HEALTHY:
-            if louder:
-                news.append(self._tell(status, severity))
+            if worse or side != self._told_side:
+                news.append(self._tell(status, severity, side))
             elif self._reminder_due():
                 self._told_at = self._check
                 news.append(News(_kind(status), severity, reminder=True))
         elif self._told > Status.HEALTHY:
-            self._told, self._told_severity = Status.HEALTHY, "info"
+            self._told, self._told_severity, self._ended_untold = Status.HEALTHY, "info", False
             news.append(News("RECOVERED", "info"))
         return news
 
-    def _tell(self, status: Status, severity: Severity) -> News:
+    def _tell(self, status: Status, severity: Severity, side: Side) -> News:
         self._told = max(status, self._told)
         self._told_severity = max(severity, self._told_severity, key=_RANK.__getitem__)
+        self._told_side = side
         self._told_at = self._check
+        self._ended_untold = False
         return News(_kind(status), severity)
 
     def _reminder_due(self) -> bool:
@@ -121,8 +139,11 @@ class Episode:
         return {
             "check": self._check,
             "status": self._status.name,
+            "side": self._side,
             "told": self._told.name,
             "told_severity": self._told_severity,
+            "told_side": self._told_side,
+            "ended_untold": self._ended_untold,
             "told_at": self._told_at,
             "flapping": self._flapping.state_dict(),
         }
@@ -133,6 +154,8 @@ class Episode:
         episode = cls(rule)
         episode._check, episode._told_at = int(state["check"]), int(state["told_at"])
         episode._status, episode._told = Status[state["status"]], Status[state["told"]]
+        episode._side, episode._told_side = state["side"], state["told_side"]
+        episode._ended_untold = bool(state["ended_untold"])
         if state["told_severity"] not in _RANK:
             raise ValueError(f"told_severity: {state['told_severity']!r}")
         episode._told_severity = state["told_severity"]

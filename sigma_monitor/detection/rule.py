@@ -59,6 +59,8 @@ _LEAST_CHECKS = {
     "flapping_checks": 1,
 }
 
+_NESTED = (("fast_window", "slow_window"), ("trend_spacing", "trend_window"))
+
 _RATIOS = (
     "warning_slow",
     "warning_fast",
@@ -73,8 +75,8 @@ _RATIOS = (
 class Thresholds:
     """Ratios to the baseline, and how many checks they are judged on.
 
-    Scaled to the length of the run by `for_checks`; the defaults are those of a run of 350 checks
-    or more. A rise to the inverse of a warning ratio is a WARNING too, worded as expansion.
+    The defaults are those of a run of 350 checks or more; `of` scales them to shorter ones. A rise
+    to the inverse of a warning ratio is a WARNING too, worded as expansion.
     """
 
     warning_slow: float = 0.80  # WARNING: median of `slow_window` checks at or below this ratio
@@ -128,7 +130,7 @@ class Thresholds:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name}={value!r}: pass a number of checks from {least} on.")
-        for short, long in (("fast_window", "slow_window"), ("trend_spacing", "trend_window")):
+        for short, long in _NESTED:
             if getattr(self, short) > getattr(self, long):
                 raise InputError(
                     f"{short}={getattr(self, short)} is longer than {long}={getattr(self, long)}: "
@@ -142,13 +144,16 @@ class Thresholds:
             raise InputError(f"floor={self.floor!r}: pass a positive value, or None for no floor.")
 
     @classmethod
-    def of(cls, preset: str = "default", **thresholds: Any) -> Thresholds:
-        """A preset with some thresholds of one's own.
+    def of(
+        cls, preset: str = "default", *, expected_checks: int | None = None, **thresholds: Any
+    ) -> Thresholds:
+        """A preset with some thresholds of one's own, in windows that suit the run.
 
         Args:
             preset: `"default"`; `"sensitive"`: earlier, at more false alarms; `"quiet"`: later, for
                 series that are known to wander.
-            **thresholds: Fields that win over the preset.
+            expected_checks: Length of the run in checks, from 20 on; None: a long one.
+            **thresholds: Fields that win over the preset and are taken as they are.
 
         Raises:
             InputError: On an unknown preset or field, or a value out of range.
@@ -161,7 +166,15 @@ class Thresholds:
                 f"{', '.join(sorted(unknown))}: no threshold of this name; they are preset, "
                 f"{', '.join(cls.__dataclass_fields__)}."
             )
-        return cls(**{**PRESETS[preset], **thresholds})
+        asked = cls(**{**PRESETS[preset], **thresholds})
+        if expected_checks is None:
+            return asked
+        scaled = asked._windows_for(expected_checks)
+        windows: dict[str, Any] = {n: x for n, x in scaled.items() if n not in thresholds}
+        for short, long in _NESTED:
+            if long in windows:  # a short one that was given may be longer than the scaled long one
+                windows[long] = max(windows[long], windows.get(short, getattr(asked, short)))
+        return replace(asked, **windows)
 
     def collapsing_at(self, ratio: float) -> Thresholds:
         """The same rule with COLLAPSED at `ratio`, the warning levels kept above it."""
@@ -177,28 +190,25 @@ class Thresholds:
             warning_slow=max(ratio, self.warning_slow),
         )
 
-    def for_checks(self, expected: int | None) -> Thresholds:
-        """The same ratios with windows that suit a run of `expected` checks, down to 20."""
-        if expected is None:
-            return self
+    def _windows_for(self, expected: int) -> dict[str, int]:
+        """Windows and counts for a run of `expected` checks, none longer than it is."""
 
-        def share(default: int, fraction: float, least: int) -> int:
-            return min(default, max(least, round(fraction * expected)))
+        def share(longest: int, fraction: float, least: int) -> int:
+            return min(longest, max(least, round(fraction * expected)))
 
-        return replace(
-            self,
-            warmup_checks=share(self.warmup_checks, 0.10, 2),
-            baseline_checks=share(self.baseline_checks, 0.10, 5),
-            plateau_limit=share(self.plateau_limit, 0.30, 5),
-            slow_window=share(self.slow_window, 0.09, 3),
-            fast_window=share(self.fast_window, 0.05, 3),
-            trend_window=share(self.trend_window, 0.15, 8),
-            trend_spacing=share(self.trend_spacing, 0.04, 2),
-            trend_horizon=share(self.trend_horizon, 0.25, 4),
-            collapsed_patience=share(self.collapsed_patience, 0.05, 2),
-            floor_patience=share(self.floor_patience, 0.05, 3),
-            recovered_patience=share(self.recovered_patience, 0.10, 3),
-        )
+        return {
+            "warmup_checks": share(self.warmup_checks, 0.10, 2),
+            "baseline_checks": share(self.baseline_checks, 0.10, 5),
+            "plateau_limit": share(self.plateau_limit, 0.30, 5),
+            "slow_window": share(self.slow_window, 0.09, 3),
+            "fast_window": share(self.fast_window, 0.05, 3),
+            "trend_window": share(self.trend_window, 0.15, 8),
+            "trend_spacing": share(self.trend_spacing, 0.04, 2),
+            "trend_horizon": share(self.trend_horizon, 0.25, 4),
+            "collapsed_patience": share(self.collapsed_patience, 0.05, 2),
+            "floor_patience": share(self.floor_patience, 0.05, 3),
+            "recovered_patience": share(self.recovered_patience, 0.10, 3),
+        }
 
     def noise_gate(self, sigma: float, phi: float, window: int, baseline_checks: int) -> float:
         """Nats that a median of `window` checks must be off by to be more than noise.

@@ -31,6 +31,7 @@ _GENERATION_EXPANSION_TITLE = "sigma: the model writes more varied text"
 _LOSS_TITLES: dict[AlertKind, str] = {
     "WARNING": "sigma: held-out loss is rising",
     "RECOVERED": "sigma: held-out loss has recovered",
+    "NONFINITE": "sigma: held-out loss is not finite",
 }
 
 _ADVICE: dict[AlertKind, str] = {
@@ -128,6 +129,8 @@ def _advice(alert: Alert) -> str:
 
 def _finding(alert: Alert) -> str:
     where = "the model" if alert.layer is None else f"layer {alert.layer}"
+    if alert.kind == "NONFINITE" and alert.channel == "loss":
+        return "Held-out loss is NaN or infinite, though probe embeddings are finite."
     if alert.kind == "NONFINITE":
         return f"Probe embeddings of {where} hold NaN or infinity."
     if alert.kind == "VANISHED":
@@ -145,7 +148,7 @@ def _finding(alert: Alert) -> str:
     if alert.ratio is not None and alert.baseline is not None:
         name = "best" if alert.channel == "loss" else "baseline"
         finding += f", median {alert.ratio:.0%} of its {name} {alert.baseline:.3g}"
-    if alert.floor is not None and alert.kind == "COLLAPSED":
+    if alert.floor is not None and alert.value <= alert.floor:
         finding += f", at or below the floor of {alert.floor:g}: all texts point one way"
     if alert.onset_step is not None:
         finding += f", {_OFF[alert.side]} since step {alert.onset_step}"
@@ -160,7 +163,8 @@ def _circumstances(alert: Alert) -> list[str]:
     found = []
     if len(alert.affected) > 1:
         first, *others = alert.affected
-        about = "" if alert.onset_step is None else f", about step {alert.onset_step}"
+        known = first == alert.layer and alert.onset_step is not None
+        about = f", about step {alert.onset_step}" if known else ""
         found.append(f"First at {first}{about}; then at {', '.join(others)}.")
     if alert.forecast is not None:
         found.append(f"Forecast: {alert.forecast}.")

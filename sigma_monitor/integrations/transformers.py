@@ -160,8 +160,8 @@ class SigmaCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Choose the probe set, and check before the first step."""
-        if self.monitor.tokenizer is None:
-            self.monitor.tokenizer = processing_class
+        if self.monitor.instrument.tokenizer is None:
+            self.monitor.instrument.tokenizer = processing_class
         if self.monitor.probes is None:
             self.monitor.probes = self._default_probes(train_dataloader, eval_dataloader)
             if self.monitor.probes is None:
@@ -271,7 +271,7 @@ class SigmaCallback(TrainerCallback):
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
         trainer = self._attached()
-        seed = self.monitor.probe.seed
+        seed = self.monitor.instrument.probe.seed
         with frozen_generators(seed):
             name, loader = _evaluation_loader(trainer, eval_dataloader)
         if loader is not None:

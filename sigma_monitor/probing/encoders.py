@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -29,17 +30,35 @@ _DENSITY = 1 / 16
 _MAX_LENGTH = 512
 
 
+# Of different length, case and style, so that hardly two encoders see them alike.
+_PASSAGES = (
+    "The cat sat on the mat.",
+    "def area(radius): return 3.14159 * radius ** 2",
+    "Once upon a time there was a girl who did not want to sleep, and a moon that could not.",
+    "NOTICE: 12 items were returned on 2024-02-29; see section 4 (b).",
+)
+
+
 class Encoder:
-    """A function of texts with a name that identifies it.
+    """A function of texts, with what identifies it.
 
     Args:
-        name: Two encoders of one name give the same embeddings.
+        name: Of the function.
         embed: `list of n texts -> (n, m)`.
     """
 
     def __init__(self, name: str, embed: Embed) -> None:
         self.name = name
         self._embed = embed
+
+    @functools.cached_property
+    def signature(self) -> tuple[float, ...]:
+        """Inner products of the embeddings of fixed texts.
+
+        They tell two functions of one name apart, such as two lambdas or two revisions of weights.
+        """
+        rows = self.embed(_PASSAGES)
+        return tuple((rows @ rows.T).flatten().tolist())
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """(n, m) fp64 embeddings of n texts, on the CPU.
@@ -127,12 +146,14 @@ def start_encoder(model: nn.Module, tokenizer: Any) -> Encoder:
         tokenizer: Its tokenizer.
     """
     frozen = copy.deepcopy(without_wrapper(model)).eval().requires_grad_(False)
+    positions = getattr(getattr(frozen, "config", None), "max_position_embeddings", None)
+    length = min(_MAX_LENGTH, positions or _MAX_LENGTH)
     probe = Probe(pooling="mean")
 
     def embed(texts: Sequence[str]) -> Tensor:
         # A text without any token has no embedding: a space stands for it.
         filled = [text or " " for text in texts]
-        probes = ProbeSet.from_tensors(tokenized(filled, tokenizer, _MAX_LENGTH))
+        probes = ProbeSet.from_tensors(tokenized(filled, tokenizer, length))
         (rows,) = probe.read(frozen, probes).layers.values()
         return rows.embeddings
 

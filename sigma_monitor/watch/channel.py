@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -44,7 +44,13 @@ def combined(statuses: Mapping[str, Status], deciding: str | None = None) -> Sta
 
 
 class ChannelWatch:
-    """Says what is news in one channel, and attributes it to the member that moved first."""
+    """Says what is news in one channel, and attributes it to the member that moved first.
+
+    Args:
+        channel: Its name.
+        rule: Of reminders and flapping.
+        deciding: The member whose collapse alone is that of the channel.
+    """
 
     def __init__(self, channel: Channel, rule: Thresholds, *, deciding: str | None = None) -> None:
         self.channel: Channel = channel
@@ -56,42 +62,59 @@ class ChannelWatch:
         """No episode, and nothing told."""
         self.status = Status.WARMUP
         self.excused = False  # the verdict on the present status is information
+        self._named: str | None = None  # the member that the last alarm was about
         self._episode = Episode(self.rule)
 
-    def conclude(self, step: int, members: Mapping[str, Member], evidence: Evidence) -> list[Alert]:
-        """The news after a check that every member has taken into account."""
+    @property
+    def loud(self) -> bool:
+        """Whether it says now that something is wrong: not excused, and not held back."""
+        return self.status > Status.HEALTHY and not self.excused and not self._episode.muted
+
+    def conclude(
+        self, step: int, members: Mapping[str, Member], evidence: Callable[[Alert], Evidence]
+    ) -> list[Alert]:
+        """The news after a check that every member has taken into account.
+
+        Args:
+            step: Training step.
+            members: By name.
+            evidence: What else is known, for an alarm about one of them.
+        """
         self.status = combined({n: m.status for n, m in members.items()}, self._deciding)
         alarm, verdict = None, None
         if self.status > Status.HEALTHY:
             kind: AlertKind = "COLLAPSED" if self.status is Status.COLLAPSED else "WARNING"
-            alarm = self._described(kind, step, members)
-            verdict = judged(alarm, evidence)
+            alarm = self._alarm(kind, step, members)
+            verdict = judged(alarm, evidence(alarm))
             alarm = replace(alarm, verdict=verdict.text)
         severity = verdict.severity if verdict is not None else "info"
         self.excused = verdict is not None and severity == "info"
+        side = (alarm.side if alarm is not None else None) or "contraction"
         alerts = []
-        for news in self._episode.update(max(self.status, Status.HEALTHY), severity):
+        for news in self._episode.update(max(self.status, Status.HEALTHY), severity, side):
             if alarm is None or news.kind != alarm.kind:
-                alert = self._described(news.kind, step, members)
+                about = members.get(self._named or "") or next(iter(members.values()))
+                alert = replace(about.describe(news.kind, step), channel=self.channel)
             else:
                 alert = alarm
             alerts.append(replace(alert, severity=news.severity, reminder=news.reminder))
         return alerts
 
-    def _described(self, kind: AlertKind, step: int, members: Mapping[str, Member]) -> Alert:
-        """By the member whose excursion began first, among those that are as bad as it gets."""
-        worst = Status[kind] if kind in ("WARNING", "COLLAPSED") else Status.HEALTHY
-        moved = [name for name, member in members.items() if member.status >= worst]
+    def _alarm(self, kind: AlertKind, step: int, members: Mapping[str, Member]) -> Alert:
+        """By the member whose excursion began first; by one at the floor, which nothing excuses."""
+        moved = [name for name, member in members.items() if member.status >= Status[kind]]
         moved.sort(key=lambda name: _or_last(members[name].onset_step))
-        alert = members[moved[0] if moved else next(iter(members))].describe(kind, step)
-        affected = tuple(moved) if worst > Status.HEALTHY and len(members) > 1 else ()
-        return replace(alert, channel=self.channel, affected=affected)
+        alarms = {name: members[name].describe(kind, step) for name in moved}
+        self._named = next((name for name in moved if alarms[name].floor is not None), moved[0])
+        affected = tuple(moved) if len(members) > 1 else ()
+        return replace(alarms[self._named], channel=self.channel, affected=affected)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
         return {
             "status": self.status.name,
             "excused": self.excused,
+            "named": self._named,
             "episode": self._episode.state_dict(),
         }
 
@@ -99,6 +122,7 @@ class ChannelWatch:
         """Go on from `state_dict()`."""
         self.status = Status[state["status"]]
         self.excused = bool(state["excused"])
+        self._named = state["named"]
         self._episode = Episode.from_state(self.rule, state["episode"])
 
 

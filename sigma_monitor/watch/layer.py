@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sigma_monitor.alert import Alert, AlertKind, Status
-from sigma_monitor.detection import PRESETS, Baseline, Detector
+from sigma_monitor.detection import Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.measure import FLOORED, WATCHED, Measured, VectorValues
+from sigma_monitor.measure import Measured, VectorValues
+from sigma_monitor.snapshot import FLOORED, WATCHED
 from sigma_monitor.spectrum.subspace import subspace_drift
 from sigma_monitor.spectrum.uncertainty import (
     half_width,
@@ -26,7 +28,7 @@ from sigma_monitor.spectrum.uncertainty import (
     paired_standard_error,
 )
 
-__all__ = ["FLOOR", "LayerWatch", "asked_for"]
+__all__ = ["FLOOR", "LayerWatch"]
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -40,7 +42,8 @@ class LayerWatch:
     """The relative rule on centred rows, and the absolute floor on uncentred mean-pooled rows.
 
     The floor is judged once the relative rule has a baseline: a model drawn at random, or one that
-    has only learnt unigrams, also points one way and is not harmed.
+    has only learnt unigrams, also points one way and is not harmed. A model without a token loss,
+    such as one of embeddings, is watched relative to its baseline on the uncentred rows too.
     """
 
     def __init__(
@@ -52,16 +55,19 @@ class LayerWatch:
         expected_checks: int | None,
         warmup_steps: int = 0,
         thresholds: Mapping[str, Any],
+        has_loss: bool = True,
     ) -> None:
         self.layer = layer
         self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
-        self._thresholds = dict(thresholds)
-        self.level = Detector(
+        self._relative = functools.partial(
+            Detector,
             baseline=baseline,
             expected_checks=expected_checks,
             warmup_steps=warmup_steps,
             **thresholds,
         )
+        self.level = self._relative()
+        self.uncentred = None if has_loss else self._relative()
         self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
         self.drift: float | None = None  # of the leading eigenspace since the baseline
         self._half_width: float | None = None  # of log effective rank, paired
@@ -74,15 +80,20 @@ class LayerWatch:
 
     @property
     def status(self) -> Status:
-        """The worse of both."""
+        """The worst of all rules."""
         if self.level.status is Status.WARMUP:
             return Status.WARMUP
-        return max(self.level.status, self.floor.status)
+        return max(detector.status for detector in self._detectors)
 
     @property
     def onset_step(self) -> int | None:
-        """Step at which the relative excursion began."""
-        return self.level.onset_step
+        """Step at which the first excursion began."""
+        onsets = [detector.onset_step for detector in self._detectors]
+        return min((step for step in onsets if step is not None), default=None)
+
+    @property
+    def _detectors(self) -> list[Detector]:
+        return [d for d in (self.level, self.uncentred, self.floor) if d is not None]
 
     @property
     def unmeasured_in_a_row(self) -> int:
@@ -104,9 +115,12 @@ class LayerWatch:
         self.drift = None
         if measured.directions is not None and self._reference_directions is not None:
             self.drift = subspace_drift(measured.directions, self._reference_directions)
-        if not warming_up and measured.estimates and measured.pooled_limit >= _LEAST_POOLED:
-            self.floor.update(step, measured.log_of(FLOORED))
-            self._pooled = measured.estimates[FLOORED]
+        if self.uncentred is not None:
+            self.uncentred.update(step, measured.log_of(FLOORED))
+        if measured.estimates:
+            self._pooled = measured.estimates.get(FLOORED)
+            if not warming_up and measured.pooled_limit >= _LEAST_POOLED:
+                self.floor.update(step, measured.log_of(FLOORED))
         return [self._placed(event) for event in self.level.events]
 
     def missed(self, step: int) -> list[Alert]:
@@ -116,22 +130,21 @@ class LayerWatch:
 
     def rebaseline(self) -> None:
         """What comes next is the reference."""
-        self.level.rebaseline()
-        self.floor.rebaseline()
+        for detector in self._detectors:
+            detector.rebaseline()
+
+    def expect(self, checks: int | None) -> None:
+        """As `Detector.expect`."""
+        for detector in self._detectors:
+            detector.expect(checks)
 
     def describe(self, kind: AlertKind, step: int) -> Alert:
         """An alert of the rule that says the worse thing, with its interval."""
         # On a tie too: no loss excuses the floor.
-        if self.floor.status is Status.COLLAPSED and self._pooled is not None:
-            alert = replace(
-                self.floor.describe(kind, step),
-                layer=self.layer,
-                functional=FLOORED,
-                convention="uncentred mean-pooled rows",
-                low=self._pooled.low,  # of sampling: there is no baseline to pair it with
-                high=self._pooled.high,
-                floor=FLOOR,
-            )
+        if self.floor.status is Status.COLLAPSED:
+            alert = replace(self._placed_pooled(self.floor.describe(kind, step)), floor=FLOOR)
+        elif self.uncentred is not None and self.uncentred.status > self.level.status:
+            alert = self._placed_pooled(self.uncentred.describe(kind, step))
         else:
             alert = self._placed(self.level.describe(kind, step))
         if kind in ("WARNING", "COLLAPSED"):
@@ -150,6 +163,18 @@ class LayerWatch:
         # How sure its change from the baseline is.
         factor = math.exp(self._half_width)
         return replace(alert, low=alert.value / factor, high=alert.value * factor)
+
+    def _placed_pooled(self, alert: Alert) -> Alert:
+        alert = replace(
+            alert,
+            layer=self.layer,
+            functional=FLOORED,
+            convention="uncentred mean-pooled rows",
+        )
+        if alert.value is None or self._pooled is None:
+            return alert
+        # Of sampling: there is no baseline to pair it with.
+        return replace(alert, low=self._pooled.low, high=self._pooled.high)
 
     def _moved_examples(self) -> tuple[int, ...]:
         """Examples whose influence on the log rank changed most since the baseline.
@@ -190,20 +215,29 @@ class LayerWatch:
         """What another run needs to be compared with this one's baseline; None in warm-up."""
         if self.level.baseline is None:
             return None
-        return {"baseline": asdict(self.level.baseline), **self._reference_state()}
+        uncentred = None if self.uncentred is None else self.uncentred.baseline
+        return {
+            "baseline": asdict(self.level.baseline),
+            "uncentred": None if uncentred is None else asdict(uncentred),
+            **self._reference_state(),
+        }
 
     def present(self) -> dict[str, Any] | None:
         """The latest check as another run's baseline; None when nothing was measured."""
         if self._latest is None or self.level.step is None:
             return None
-        baseline = baselines.start(self.level.step, self._latest.log_of(WATCHED))
-        return {"baseline": asdict(baseline), **_referred(self._latest)}
+        step, log_of = self.level.step, self._latest.log_of
+        return {
+            "baseline": asdict(baselines.start(step, log_of(WATCHED))),
+            "uncentred": asdict(baselines.start(step, log_of(FLOORED))),
+            **_referred(self._latest),
+        }
 
     def refer(self, reference: Mapping[str, Any]) -> None:
         """Take the baseline of another run."""
-        self.level = Detector(
-            baseline=Baseline(**reference["baseline"]), **asdict(self.level.thresholds)
-        )
+        self.level.adopt(Baseline(**reference["baseline"]))
+        if self.uncentred is not None and reference["uncentred"] is not None:
+            self.uncentred.adopt(Baseline(**reference["uncentred"]))
         self._load_reference(reference)
 
     def _reference_state(self) -> dict[str, Any]:
@@ -224,6 +258,7 @@ class LayerWatch:
         """JSON-serialisable builtins."""
         return {
             "level": self.level.state_dict(),
+            "uncentred": None if self.uncentred is None else self.uncentred.state_dict(),
             "floor": self.floor.state_dict(),
             "pooled": None if self._pooled is None else [*astuple(self._pooled)],
             **self._reference_state(),
@@ -231,19 +266,14 @@ class LayerWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        # What the user asks for now wins over the saved rule; its windows are those of the run.
-        level = state["level"]
-        asked = asked_for(self._thresholds)
-        self.level.load_state_dict({**level, "thresholds": {**level["thresholds"], **asked}})
+        self.level.resume(state["level"])
+        saved = state["uncentred"]
+        self.uncentred = None if saved is None else self._relative()
+        if self.uncentred is not None:
+            self.uncentred.resume(saved)
         self.floor.load_state_dict(state["floor"])
         self._pooled = None if state["pooled"] is None else Estimate(*state["pooled"])
         self._load_reference(state)
-
-
-def asked_for(thresholds: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Thresholds` that differ from the default because somebody said so."""
-    own = dict(thresholds)
-    return {**PRESETS[own.pop("preset", "default")], **own}
 
 
 def _referred(measured: Measured) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
-from typing import Any, get_args
+from typing import Any
 
-from sigma_monitor.alert import Alert, AlertKind, Channel, Status
+from sigma_monitor.alert import Alert, AlertKind, Status
 from sigma_monitor.detection import Detector, Judgement, judgement, paired_change
 from sigma_monitor.detection.baseline import start
 from sigma_monitor.probing import TokenLosses
@@ -25,24 +25,39 @@ LOSS_RULE: Mapping[str, Any] = {
     "expansion": False,
 }
 _LEAST_CHECKS = 3  # whose median can be the best
+_STALE_AFTER = 3  # checks in a row without a loss, and the last one says nothing any more
 
 
 class LossWatch:
     """Held-out loss of the same examples at every check.
 
-    The judgement is against the loss when a channel took its baseline, by a paired interval. The
+    The judgement is against the loss when a series took its baseline, by a paired interval. The
     rise is against the best, the lowest rolling median so far: a loss that fell far and then rises
-    is harm, even below where it began. A check with a non-finite loss is passed over.
+    is harm, even below where it began. Where a check has no finite loss, the last one counts for
+    two checks more.
+
+    Args:
+        series: Names of those whose baselines the loss is judged against.
+        expected_checks: As in `Detector`.
+        thresholds: That differ from `LOSS_RULE`.
     """
 
-    def __init__(self, *, expected_checks: int | None, thresholds: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        series: Iterable[str],
+        *,
+        expected_checks: int | None,
+        thresholds: Mapping[str, Any],
+    ) -> None:
+        self._series = tuple(series)
         self.detector = Detector(
             baseline=start(0, 0.0),  # best / now is 1 at the best
             expected_checks=expected_checks,
             **{**LOSS_RULE, **thresholds},
         )
-        self._baselines: dict[str, TokenLosses] = {}  # by channel
-        self._now: TokenLosses | None = None  # None: not measured at the latest check
+        self._baselines: dict[str, TokenLosses] = {}  # by series
+        self._latest: TokenLosses | None = None  # that was finite
+        self._missing = 0  # checks in a row without one since
         self._half_width = math.inf  # of the change from the best, nats
         self._best: TokenLosses | None = None  # the check at which the best was reached
         self._best_mean = math.inf
@@ -56,38 +71,41 @@ class LossWatch:
     @property
     def mean(self) -> float | None:
         """At the latest check, nats per token; None when it was not measured."""
-        return None if self._now is None else self._now.mean
+        return None if self._latest is None or self._missing else self._latest.mean
 
     @property
     def onset_step(self) -> int | None:
         """Step at which the rise began."""
         return self.detector.onset_step
 
-    def baseline(self, channel: Channel) -> TokenLosses | None:
-        """The loss when `channel` took its baseline; before that, at the first check."""
-        return self._baselines.get(channel)
+    def baseline(self, series: str) -> TokenLosses | None:
+        """The loss when `series` took its baseline; before that, at the first check."""
+        return self._baselines.get(series)
 
-    def judgement(self, channel: Channel) -> Judgement | None:
+    def judgement(self, series: str) -> Judgement | None:
         """Against the baseline; a rise from the best is worse. None without a loss."""
-        now, before = self._now, self.baseline(channel)
-        if now is None or before is None:
+        now, before = self._latest, self.baseline(series)
+        if now is None or before is None or self._missing >= _STALE_AFTER:
             return None
         if self.status > Status.HEALTHY:
             return "worse"
         change, half_width = paired_change(now.sums, before.sums, now.tokens)
         return judgement(change, half_width, before.mean)
 
-    def freeze(self, channel: Channel) -> None:
-        """Take the latest check, where it was measured, as the baseline of `channel`."""
-        if self._now is not None:
-            self._baselines[channel] = self._now
+    def freeze(self, series: str) -> None:
+        """Take the latest loss as the one at the baseline of `series`."""
+        if self._latest is not None and self._missing < _STALE_AFTER:
+            self._baselines[series] = self._latest
 
-    def update(self, step: int, losses: TokenLosses | None) -> None:
-        """Take one check into account."""
-        self._now = None
-        if losses is None or not math.isfinite(losses.mean) or losses.mean <= 0:
-            return
-        self._now = losses
+    def update(self, step: int, losses: TokenLosses | None) -> list[Alert]:
+        """Take one check into account; the events it raised."""
+        if losses is None or not 0 < losses.mean < math.inf:
+            self._missing += 1
+            if losses is None or losses.mean <= 0:
+                return []
+            self.detector.update(step, math.nan)
+            return [replace(event, channel="loss") for event in self.detector.events]
+        self._latest, self._missing = losses, 0
         mean = losses.mean
         if self._best is None or self._best.tokens != losses.tokens:
             self._begin(losses)
@@ -101,28 +119,37 @@ class LossWatch:
         self.detector.update(
             step, math.log(self._best_mean / mean), stderr if math.isfinite(stderr) else None
         )
+        return []
 
     def _begin(self, losses: TokenLosses) -> None:
-        self._baselines = dict.fromkeys(get_args(Channel), losses)
         self._best, self._best_mean, self._recent = losses, losses.mean, []
+        for series in self._series:
+            known = self._baselines.get(series)  # of another run, on the same examples
+            if known is None or known.tokens != losses.tokens:
+                self._baselines[series] = losses
 
     def rebaseline(self) -> None:
         """What comes next is the reference."""
-        self._best = None
+        self._best, self._baselines = None, {}
         self.detector.rebaseline()
+
+    def expect(self, checks: int | None) -> None:
+        """As `Detector.expect`."""
+        self.detector.expect(checks)
 
     def describe(self, kind: AlertKind, step: int) -> Alert:
         """An alert with the loss and its best."""
         alert = self.detector.describe(kind, step)
-        if self._now is None or alert.value is None:
+        mean = self.mean
+        if mean is None or alert.value is None:
             return replace(alert, functional="loss", value=None, baseline=None, ratio=None)
         return replace(
             alert,
             functional="loss",
             convention="the probe set",
-            value=self._now.mean,
-            low=self._now.mean - self._half_width,
-            high=self._now.mean + self._half_width,
+            value=mean,
+            low=mean - self._half_width,
+            high=mean + self._half_width,
             baseline=self._best_mean,
             ratio=None if alert.ratio is None else 1 / alert.ratio,
             side="expansion",
@@ -132,7 +159,9 @@ class LossWatch:
         """JSON-serialisable builtins."""
         return {
             "detector": self.detector.state_dict(),
-            "baselines": {name: _packed(losses) for name, losses in self._baselines.items()},
+            "baselines": self._packed_baselines(),
+            "latest": _packed(self._latest),
+            "missing": self._missing,
             "best": _packed(self._best),
             "best_mean": self._best_mean if math.isfinite(self._best_mean) else None,
             "recent": list(self._recent),
@@ -140,30 +169,33 @@ class LossWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self.detector.load_state_dict(state["detector"])
-        self._baselines = {
-            name: losses
-            for name, packed in state["baselines"].items()
-            if (losses := _unpacked(packed)) is not None
-        }
+        self.detector.resume(state["detector"])
+        self._load_baselines(state["baselines"])
+        self._latest = _unpacked(state["latest"])
+        self._missing = int(state["missing"])
         self._best = _unpacked(state["best"])
         best = state["best_mean"]
         self._best_mean = math.inf if best is None else float(best)
         self._recent = [float(loss) for loss in state["recent"]]
 
-    def reference(self) -> Mapping[str, Any] | None:
-        """What another run needs to be compared with this one's baseline."""
-        return _packed(self.baseline("representation"))
+    def reference(self) -> dict[str, Any]:
+        """What another run needs to be compared with this one's baselines, by series."""
+        return self._packed_baselines()
 
-    def present(self) -> Mapping[str, Any] | None:
-        """The latest check as another run's baseline."""
-        return _packed(self._now)
+    def present(self) -> dict[str, Any]:
+        """The latest check as another run's baselines."""
+        return {} if self.mean is None else dict.fromkeys(self._series, _packed(self._latest))
 
-    def refer(self, reference: Mapping[str, Any] | None) -> None:
-        """Take the baseline of another run."""
-        losses = _unpacked(reference)
-        if losses is not None:
-            self._begin(losses)
+    def refer(self, reference: Mapping[str, Any]) -> None:
+        """Judge by the baselines of another run; the best is this one's own."""
+        self._load_baselines(reference)
+
+    def _packed_baselines(self) -> dict[str, Any]:
+        return {name: _packed(losses) for name, losses in self._baselines.items()}
+
+    def _load_baselines(self, packed: Mapping[str, Any]) -> None:
+        unpacked = {name: _unpacked(losses) for name, losses in packed.items()}
+        self._baselines = {n: losses for n, losses in unpacked.items() if losses is not None}
 
 
 def _packed(losses: TokenLosses | None) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sigma_monitor.alert import Alert, Channel, Status
+from sigma_monitor.alert import Alert, Status
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.measure import Measured
 from sigma_monitor.probing import TokenLosses
@@ -28,6 +28,7 @@ class WatchOptions:
 
     baseline: Literal["start", "plateau"] = "start"
     rows: str = "token"  # "mean-pooled", "last-token": for the wording
+    has_loss: bool = True  # the model has a token loss, so that there is a held-out one
     expected_checks: int | None = None
     expected_writings: int | None = None  # checks of the generation channel
     warmup_steps: int = 0  # of the learning rate
@@ -54,10 +55,15 @@ class RunWatch:
                 expected_checks=options.expected_checks,
                 warmup_steps=options.warmup_steps,
                 thresholds=options.thresholds,
+                has_loss=options.has_loss,
             )
             for layer in layers
         }
-        self.loss = LossWatch(expected_checks=options.expected_checks, thresholds=options.loss)
+        self.loss = LossWatch(
+            [*layers, "generation"],
+            expected_checks=options.expected_checks,
+            thresholds=options.loss,
+        )
         self.writing = (
             WritingWatch(
                 baseline=options.baseline,
@@ -103,10 +109,7 @@ class RunWatch:
     @property
     def _loud(self) -> bool:
         """Whether another channel says already that something is wrong, and loss with it."""
-        return any(
-            channel.status > Status.HEALTHY and not channel.excused
-            for channel in (self._representation, self._generation)
-        )
+        return self._representation.loud or self._generation.loud
 
     @property
     def excursion(self) -> bool:
@@ -140,28 +143,34 @@ class RunWatch:
             losses: Held-out loss of the probe examples.
             writing: What the model wrote; None at a check without.
         """
-        self.loss.update(step, losses)
+        loss_events = self.loss.update(step, losses)
         events = [
             event
             for name, layer in self.layers.items()
             for event in layer.update(step, measured[name])
         ]
         if self.writing is not None and writing is not None:
+            if self.writing.of_another_encoder(writing):
+                self._generation.reset()
             events += self.writing.update(step, writing)
         for event in events:
             if event.kind == "BASELINE":
-                self.loss.freeze(event.channel)
-        news = self._representation.conclude(step, self.layers, self._evidence("representation"))
+                self.loss.freeze(_series(event))
+        news = self._representation.conclude(step, self.layers, self._evidence)
         if self.writing is not None and writing is not None:
-            known = self._evidence("generation")
-            news += self._generation.conclude(step, self.writing.series, known)
+            news += self._generation.conclude(step, self.writing.series, self._evidence)
         if losses is not None and not self._loud:
-            news += self._held_out.conclude(step, {"loss": self.loss}, self._evidence("loss"))
-        return _told_once(events) + news
+            news += self._held_out.conclude(step, {"loss": self.loss}, self._evidence)
+        return _told_once(events + loss_events) + news
 
-    def _evidence(self, channel: Channel) -> Evidence:
+    def _evidence(self, alarm: Alert) -> Evidence:
         lost = None if self.writing is None else self.writing.diversity_lost
-        return Evidence(self.loss.judgement(channel), lost)
+        return Evidence(self.loss.judgement(_series(alarm)), lost)
+
+    def loss_at_baseline(self, alert: Alert) -> float | None:
+        """Held-out loss when the series that `alert` is about took its baseline, nats per token."""
+        losses = self.loss.baseline(_series(alert)) or self.loss.baseline(next(iter(self.layers)))
+        return None if losses is None else losses.mean
 
     def missed(self, step: int) -> list[Alert]:
         """Take into account that a check did not happen."""
@@ -176,6 +185,14 @@ class RunWatch:
             self.writing.rebaseline()
         for channel in self._channels.values():
             channel.reset()
+
+    def expect(self, checks: int | None, writings: int | None) -> None:
+        """Go on in windows that suit a run of so many checks, and so many with writing."""
+        for layer in self.layers.values():
+            layer.expect(checks)
+        self.loss.expect(checks)
+        if self.writing is not None:
+            self.writing.expect(writings)
 
     def reference(self) -> dict[str, Any]:
         """JSON-ready baselines for another run to be compared with, as far as there are any."""
@@ -210,6 +227,9 @@ class RunWatch:
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
         return {
+            "order": list(
+                self.layers
+            ),  # the last one decides, and JSON is written with sorted keys
             "layers": {name: layer.state_dict() for name, layer in self.layers.items()},
             "loss": self.loss.state_dict(),
             "writing": None if self.writing is None else self.writing.state_dict(),
@@ -225,6 +245,11 @@ class RunWatch:
             self.writing.load_state_dict(state["writing"])
         for name, channel in self._channels.items():
             channel.load_state_dict(state["channels"][name])
+
+
+def _series(alert: Alert) -> str:
+    """Under which name the loss at its baseline is known."""
+    return alert.layer if alert.layer is not None else alert.channel
 
 
 def _told_once(events: Sequence[Alert]) -> list[Alert]:

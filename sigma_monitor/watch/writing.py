@@ -15,8 +15,9 @@ from sigma_monitor.alert import Alert, AlertKind, Status
 from sigma_monitor.detection import Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.estimate import Estimate
+from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
 from sigma_monitor.spectrum.uncertainty import paired_standard_error
-from sigma_monitor.writing import ENTROPY, TEXT_RANK, Writing
+from sigma_monitor.writing import Writing
 
 __all__ = ["SeriesWatch", "WritingWatch"]
 
@@ -26,6 +27,9 @@ _CONVENTION = {
     TEXT_RANK: "centred embeddings of the text the model writes",
     ENTROPY: "next-token distribution while the model writes",
 }
+
+
+_SAME_ENCODER = 0.01  # of the largest inner product
 
 
 class SeriesWatch:
@@ -84,7 +88,7 @@ class WritingWatch:
     def __init__(self, **options: Any) -> None:
         self.series = {key: SeriesWatch(key, **options) for key in (TEXT_RANK, ENTROPY)}
         self._reference: dict[str, Any] | None = None  # encoder; values by text, at the baseline
-        self._latest: Writing | None = None
+        self._present: dict[str, Any] | None = None  # the latest writing as a baseline
 
     @property
     def diversity_lost(self) -> bool | None:
@@ -99,11 +103,12 @@ class WritingWatch:
 
     def update(self, step: int, writing: Writing) -> list[Alert]:
         """Take what was written at one check into account; the events it raised."""
-        if self._reference is not None and self._reference["encoder"] != writing.encoder:
+        if self.of_another_encoder(writing):
             _logger.warning(
-                "sigma_monitor: the text was embedded by %s before and is by %s now, so the "
-                "baseline of the generation channel begins anew at step %d",
-                self._reference["encoder"],
+                "sigma_monitor: the text was embedded by another encoder before (%s, now %s), so "
+                "the baseline of the generation channel begins anew at step %d, and an episode "
+                "that was open there ends without a recovery",
+                self._reference["encoder"] if self._reference else None,
                 writing.encoder,
                 step,
             )
@@ -116,15 +121,35 @@ class WritingWatch:
         events = []
         for key, (log_value, stderr) in values.items():
             events += self.series[key].update(step, log_value, stderr, writing.estimates[key])
-        self._latest = writing
+        referred = _referred(writing)
         if waiting:
-            self._reference = _referred(writing)
+            self._reference = referred
+        self._present = {
+            "baselines": {key: asdict(baselines.start(step, x)) for key, (x, _) in values.items()},
+            "reference": referred,
+        }
         return events
+
+    def of_another_encoder(self, writing: Writing) -> bool:
+        """Whether its embeddings cannot be compared with those at the baseline."""
+        if self._reference is None:
+            return False
+        before, now = np.asarray(self._reference["signature"]), np.asarray(writing.signature)
+        if self._reference["encoder"] != writing.encoder or before.shape != now.shape:
+            return True
+        # Another device rounds otherwise, and is the same encoder.
+        off = np.abs(now - before).max(initial=0.0)
+        return bool(off > _SAME_ENCODER * np.abs(before).max(initial=0.0))
 
     def rebaseline(self) -> None:
         """What comes next is the reference."""
         for series in self.series.values():
             series.detector.rebaseline()
+
+    def expect(self, writings: int | None) -> None:
+        """As `Detector.expect`."""
+        for series in self.series.values():
+            series.detector.expect(writings)
 
     def _rank_error(self, writing: Writing) -> float:
         """Standard error of the change of the log rank on the same prompts."""
@@ -157,22 +182,12 @@ class WritingWatch:
 
     def present(self) -> dict[str, Any] | None:
         """The latest writing as another run's baseline; None when there was none."""
-        writing, step = self._latest, self.series[TEXT_RANK].detector.step
-        if writing is None or step is None:
-            return None
-        values = {TEXT_RANK: writing.log_rank, ENTROPY: writing.log_entropy}
-        return {
-            "baselines": {key: asdict(baselines.start(step, x)) for key, x in values.items()},
-            "reference": _referred(writing),
-        }
+        return self._present
 
     def refer(self, reference: Mapping[str, Any]) -> None:
         """Take the baselines of another run."""
         for key, series in self.series.items():
-            series.detector = Detector(
-                baseline=Baseline(**reference["baselines"][key]),
-                **asdict(series.detector.thresholds),
-            )
+            series.detector.adopt(Baseline(**reference["baselines"][key]))
         self._reference = reference["reference"]
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,19 +195,21 @@ class WritingWatch:
         return {
             "series": {key: series.detector.state_dict() for key, series in self.series.items()},
             "reference": self._reference,
+            "present": self._present,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         for key, series in self.series.items():
-            series.detector.load_state_dict(state["series"][key])
-        self._reference = state["reference"]
+            series.detector.resume(state["series"][key])
+        self._reference, self._present = state["reference"], state["present"]
 
 
 def _referred(writing: Writing) -> dict[str, Any]:
     without = writing.log_rank_without
     return {
         "encoder": writing.encoder,
+        "signature": list(writing.signature),
         TEXT_RANK: [] if without is None else without.tolist(),
         ENTROPY: writing.entropies.tolist(),
     }

@@ -42,18 +42,22 @@ def levels(*stretches: tuple[float, int]) -> list[float]:
     return [LEVEL + math.log(ratio) for ratio, checks in stretches for _ in range(checks)]
 
 
-def feed(detector: Detector, series: Iterable[float], *, first: int = 0) -> list[Alert]:
-    """All alerts of a series, with the number of the check (from `first`) as its step."""
+def feed(detector: Detector, series: Iterable[float], *, first: int | None = None) -> list[Alert]:
+    """All alerts of a series, its steps counted from `first`, or on from the last one."""
     alerts = []
-    for step, value in enumerate(series, start=first):
+    for step, value in enumerate(series, start=_next(detector) if first is None else first):
         detector.update(step, value)
         alerts += detector.alerts
     return alerts
 
 
+def _next(detector: Detector) -> int:
+    return 0 if detector.last_step is None else detector.last_step + 1
+
+
 def statuses(detector: Detector, series: Iterable[float]) -> list[Status]:
     """The status after each check."""
-    return [detector.update(step, value) for step, value in enumerate(series)]
+    return [detector.update(_next(detector), value) for value in series]
 
 
 def kinds(alerts: Iterable[Alert]) -> list[str]:

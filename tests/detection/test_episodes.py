@@ -119,10 +119,10 @@ def test_missing_values_never_enter_the_series(kind, value, baseline):
     series = levels((1.0, 60), (0.6, 6), (0.3, 20), (1.0, 30))
     plain, broken = (Detector(baseline=baseline) for _ in range(2))
     for step, x in enumerate(series):
-        plain.update(step, x)
-        for _ in range(step % 4):
-            broken.update(step, value)
-        broken.update(step, x)
+        plain.update(4 * step, x)
+        for gap in range(step % 4):
+            broken.update(4 * step - 3 + gap, value)
+        broken.update(4 * step, x)
         assert broken.status is plain.status
         assert broken.ratio == plain.ratio
     states = plain.state_dict(), broken.state_dict()
@@ -135,10 +135,53 @@ def test_missing_values_never_enter_the_series(kind, value, baseline):
 def test_missing_values_in_a_row_are_counted(kind, value):
     detector = Detector(baseline="start")
     counts = []
-    for x in [value, value, LEVEL, value, value, value]:
-        detector.update(0, x)
+    for step, x in enumerate([value, value, LEVEL, value, value, value]):
+        detector.update(step, x)
         counts.append(detector.unmeasured_in_a_row)
     assert counts == [1, 2, 0, 1, 2, 3]
+
+
+def test_another_kind_of_missing_value_is_told_too():
+    detector = started()
+    assert kinds(feed(detector, [-math.inf] * 3 + [math.nan, math.inf] + [-math.inf] * 2)) == [
+        "VANISHED",
+        "NONFINITE",
+        "VANISHED",
+    ]
+
+
+def test_a_step_that_was_seen_changes_nothing():
+    detector = started()
+    feed(detector, levels((0.6, 5)))
+    before = detector.state_dict()
+    for step in (14, 3, 14):
+        assert detector.update(step, math.nan) is Status.WARNING
+        assert detector.alerts == []
+    assert detector.state_dict() == before
+
+
+def test_other_windows_keep_what_was_seen_and_found():
+    detector, fresh = Detector(baseline="start"), Detector(baseline="start", expected_checks=20)
+    series = levels((1.0, 5), (0.6, 4))
+    feed(detector, series)
+    detector.expect(20)
+    assert detector.thresholds == fresh.thresholds
+    assert detector.status is Status.WARNING
+    feed(fresh, series)
+    # Of three checks now: two low ones of them, twice in a row.
+    for each in (detector, fresh):
+        assert kinds(feed(each, levels((0.3, 3)))) == ["COLLAPSED"]
+
+
+def test_the_baseline_of_another_run_replaces_ones_own():
+    detector = started()
+    feed(detector, levels((0.6, 20)))
+    other = Detector(baseline="start")
+    feed(other, levels((0.6, 1)))
+    detector.adopt(other.baseline)
+    assert detector.status is Status.HEALTHY
+    assert kinds(feed(detector, levels((0.6, 20)))) == []
+    assert detector.ratio == pytest.approx(1.0)
 
 
 def test_a_missing_value_comes_without_number():
@@ -164,6 +207,7 @@ def test_the_floor_is_collapse_after_five_in_a_row(floor):
     assert kinds(floor.alerts) == ["COLLAPSED"]
     alert = floor.alerts[0]
     assert (alert.severity, alert.baseline, alert.ratio) == ("error", None, None)
+    assert alert.onset_step == 3
     assert alert.value == pytest.approx(1.3)
 
 
@@ -216,14 +260,15 @@ def swinging(checks):
     return levels(*[(0.3, 12), (1.0, 25)] * (checks // 37))
 
 
-def test_flapping_is_told_once_and_mutes_all_but_the_first_collapse():
+def test_flapping_is_told_once_and_mutes_all_but_a_collapse_in_a_hundred_checks():
     detector = started()
     alerts = feed(detector, swinging(1000))
     told = kinds(alerts)
     # WARNING, COLLAPSED, recovered: three changes; the fourth within a hundred checks is flapping.
     assert told[:4] == ["WARNING", "COLLAPSED", "RECOVERED", "FLAPPING"]
     assert told.count("FLAPPING") == 1
-    assert len(alerts) <= 6
+    assert set(told[4:]) == {"COLLAPSED"}
+    assert len(told[4:]) <= 1000 / 100
     after = feed(detector, levels((1.0, 200)))
     assert kinds(after) == (["RECOVERED"] if "COLLAPSED" in told[4:] else [])
     assert kinds(feed(detector, levels((0.6, 10)))) == ["WARNING"]
@@ -331,3 +376,36 @@ def test_a_collapse_that_turns_serious_is_told_while_others_are_held_back():
     news = episode.update(Status.COLLAPSED, "error")
     assert [(n.kind, n.severity) for n in news] == [("COLLAPSED", "error")]
     assert episode.update(Status.COLLAPSED, "error") == []
+
+
+def told_of(episode, *stretches):
+    """News of stretches of (status, side, checks), by check."""
+    news = [
+        [(n.kind, n.reminder) for n in episode.update(status, "error", side)]
+        for status, side, checks in stretches
+        for _ in range(checks)
+    ]
+    return [(check, *n) for check, found in enumerate(news, start=1) for n in found]
+
+
+def test_a_change_of_side_is_told_and_counts_as_flapping():
+    sides = ("contraction", "expansion")
+    told = told_of(Episode(Thresholds()), *[(Status.WARNING, side, 10) for side in sides * 3])
+    assert told == [
+        (1, "WARNING", False),
+        (11, "WARNING", False),
+        (21, "WARNING", False),
+        (31, "FLAPPING", False),
+    ]
+
+
+def test_a_collapse_after_a_recovery_that_was_held_back_is_told():
+    episode = Episode(Thresholds())
+    fall, side = Status.COLLAPSED, "contraction"
+    told_of(episode, *[(fall, side, 20), (Status.HEALTHY, side, 20)] * 2)
+    # Muted from check 61 on, with a collapse told at check 41.
+    told = told_of(episode, *[(fall, side, 20), (Status.HEALTHY, side, 20)] * 10)
+    assert [kind for _, kind, _ in told] == ["COLLAPSED"] * 3
+    assert all(not reminder for _, _, reminder in told)
+    checks = [check + 80 for check, _, _ in told]
+    assert checks == [161, 281, 401]

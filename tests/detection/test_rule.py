@@ -61,11 +61,11 @@ def test_the_gate_grows_with_noise_and_an_exact_baseline_adds_none():
 
 @pytest.mark.parametrize("expected", [None, 350, 500, 10**6])
 def test_long_runs_have_the_windows_of_the_table(expected):
-    assert Thresholds().for_checks(expected) == Thresholds()
+    assert Thresholds.of(expected_checks=expected) == Thresholds()
 
 
 def test_windows_shrink_with_the_run_and_ratios_do_not():
-    rules = [Thresholds().for_checks(n) for n in (20, 50, 100, 200)]
+    rules = [Thresholds.of(expected_checks=n) for n in (20, 50, 100, 200)]
     windows = [
         "warmup_checks",
         "baseline_checks",
@@ -90,10 +90,42 @@ def test_windows_shrink_with_the_run_and_ratios_do_not():
 
 @pytest.mark.parametrize("expected", [20, 50, 100, 500])
 def test_the_baseline_is_there_in_time_to_be_of_use(expected):
-    rule = Thresholds().for_checks(expected)
+    rule = Thresholds.of(expected_checks=expected)
     soonest = rule.warmup_checks + rule.baseline_checks
     assert soonest <= 0.4 * expected
     assert soonest + rule.plateau_limit <= 0.65 * expected
+
+
+WINDOWS = [
+    "slow_window",
+    "fast_window",
+    "trend_window",
+    "trend_spacing",
+    "collapsed_patience",
+    "recovered_patience",
+]
+
+
+@pytest.mark.parametrize("expected", [5, 20, 60, 200])
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("value", [3, 7, 9, 20])
+def test_a_window_that_is_given_is_taken_as_it_is(expected, name, value):
+    others = {"fast_window": 3} if (name, value) == ("slow_window", 3) else {}
+    others |= {"trend_spacing": 2} if name == "trend_window" else {}
+    others |= {"slow_window": 20} if (name, value) == ("fast_window", 20) else {}
+    rule = Thresholds.of(expected_checks=expected, **{name: value}, **others)
+    assert getattr(rule, name) == value
+
+
+def test_a_scaled_window_makes_room_for_a_given_one():
+    assert Thresholds.of(expected_checks=20, fast_window=7).slow_window == 7
+    assert Thresholds.of(expected_checks=20, trend_spacing=20).trend_window == 20
+    assert Thresholds.of(expected_checks=20).slow_window == 3
+
+
+def test_the_windows_of_a_preset_follow_the_run_too():
+    assert Thresholds.of("quiet").collapsed_patience == 8
+    assert Thresholds.of("quiet", expected_checks=20).collapsed_patience == 2
 
 
 RATIOS = [

@@ -24,6 +24,7 @@ OPTIONS = st.sampled_from(
         {"baseline": "plateau", "warmup_steps": 9, "warmup_checks": 3, "baseline_checks": 6},
         {"baseline": "start"},
         {"baseline": "start", "expected_checks": 20, "floor": 5.0},
+        {"baseline": "start", "preset": "quiet", "expected_checks": 20, "fast_window": 7},
         {"baseline": "none", "floor": 2.0},
     ]
 )
@@ -96,8 +97,12 @@ def test_a_missing_field_is_refused_and_nothing_changed(alarmed, name):
     ("name", "value"),
     [
         ("level", "ASLEEP"),
-        ("thresholds", {"colour": 1}),
-        ("thresholds", {"collapsed": 1.5}),
+        ("asked", {"colour": 1}),
+        ("asked", {"collapsed": 1.5}),
+        ("expected_checks", "many"),
+        ("expected_checks", math.inf),
+        ("last_step", "late"),
+        ("checks", math.inf),
         ("baseline", {"kind": "start"}),
         ("points", ["low"]),
         ("points", None),
@@ -115,3 +120,13 @@ def test_a_malformed_field_is_refused_and_nothing_changed(alarmed, name, value):
     with pytest.raises(RecordError, match="not a state of Detector"):
         alarmed.load_state_dict({**STATE, name: value})
     assert alarmed.state_dict() == before
+
+
+def test_the_thresholds_of_now_win_on_a_resume_in_the_windows_of_the_run():
+    saved = Detector(baseline="start", expected_checks=20, collapsed=0.4, preset="quiet")
+    feed(saved, healthy(5))
+    resumed = Detector(collapsed=0.6, warning_fast=0.75, fast_window=4)
+    resumed.resume(json.loads(json.dumps(saved.state_dict())))
+    expected = Detector(expected_checks=20, collapsed=0.6, warning_fast=0.75, fast_window=4)
+    assert resumed.thresholds == expected.thresholds
+    assert resumed.baseline == saved.baseline

@@ -101,9 +101,19 @@ def test_a_rise_that_turns_into_a_fall_is_one_episode_of_the_other_side():
     detector = Detector(baseline="start")
     series = levels((1.0, 20), (1.5, 20), (0.6, 20), (0.3, 20))
     alerts = feed(detector, series)[1:]
-    assert kinds(alerts) == ["WARNING", "COLLAPSED"]
-    assert [alert.side for alert in alerts] == ["expansion", "contraction"]
-    assert alerts[1].onset_step == 40
+    assert kinds(alerts) == ["WARNING", "WARNING", "COLLAPSED"]
+    assert [alert.side for alert in alerts] == ["expansion", "contraction", "contraction"]
+    assert [alert.onset_step for alert in alerts[1:]] == [40, 40]
+
+
+def test_a_collapse_that_turns_into_a_rise_recovers_before_the_rise_is_told():
+    detector = Detector(baseline="start")
+    alerts = feed(detector, levels((1.0, 20), (0.3, 20), (1.4, 90)))[1:]
+    # A fourth change within a hundred checks is held back until the first one is so long ago.
+    assert kinds(alerts) == ["WARNING", "COLLAPSED", "RECOVERED", "FLAPPING", "WARNING"]
+    assert alerts[-1].side == "expansion"
+    # Five of the slow window's nine, and ten in a row.
+    assert [alert.step for alert in alerts[2:4]] == [40 + 4 + 9, 40 + 4 + 10]
 
 
 def test_the_onset_is_the_lowest_point_of_the_sum_by_hand():

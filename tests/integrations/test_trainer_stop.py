@@ -112,7 +112,7 @@ def test_the_reason_is_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixt
     assert str(callback.monitor.stop_reason) in shown
 
 
-@pytest.mark.parametrize(("warmup_steps", "frozen"), [(0, 6), (12, 16)])
+@pytest.mark.parametrize(("warmup_steps", "frozen"), [(0, 7), (12, 16)])
 def test_no_plateau_is_looked_for_while_the_learning_rate_warms_up(
     warmup_steps: int, frozen: int, tmp_path: Path
 ) -> None:

@@ -248,15 +248,16 @@ def test_more_texts_than_a_micro_batch_keep_their_order_too():
         torch.testing.assert_close(encoder.embed([texts[i]])[0], rows[i], rtol=0, atol=1e-5)
 
 
-def test_texts_are_cut_at_512_tokens():
-    encoder = start()
+@pytest.mark.parametrize(("positions", "limit"), [(1024, 512), (100, 100)])
+def test_texts_are_cut_at_512_tokens_or_what_the_model_takes(positions, limit):
+    tokenizer = Letters()
+    encoder = start_encoder(tiny("gpt2", n_positions=positions), tokenizer)
     words = "".join(chr(97 + i % 23) for i in range(600))
-    cut, whole, shorter = (encoder.embed([text]) for text in (words[:512], words, words[:500]))
+    texts = (words[:limit], words, words[: limit - 12])
+    cut, whole, shorter = (encoder.embed([text]) for text in texts)
     assert torch.equal(whole, cut)
     assert not torch.equal(whole, shorter)
-    tokenizer = Letters()
-    start_encoder(tiny("llama"), tokenizer).embed(WORDS)
-    assert tokenizer.asked == [(True, 512)]
+    assert set(tokenizer.asked) == {(True, limit)}
 
 
 def test_an_empty_text_stands_for_a_space():

@@ -71,9 +71,10 @@ class Voice:
     status: Status = H
     onset_step: int | None = None
     side: Side = "contraction"
+    floor: float | None = None
 
     def describe(self, kind, step):
-        return Alert(kind, "warn", step, 1, layer=self.name, side=self.side)
+        return Alert(kind, "warn", step, 1, layer=self.name, side=self.side, floor=self.floor)
 
 
 class Choir:
@@ -89,7 +90,7 @@ class Choir:
         for name, change in changes.items():
             self.members[name].status, self.members[name].onset_step = change
         self.step += 1
-        return self.watch.conclude(self.step, self.members, Evidence(loss))
+        return self.watch.conclude(self.step, self.members, lambda alarm: Evidence(loss))
 
 
 def test_nothing_is_said_while_all_is_well():
@@ -141,6 +142,52 @@ def test_a_member_without_an_onset_comes_last_and_ties_keep_their_order():
     choir = Choir("a", "b", "c")
     (alert,) = choir.at(a=(N, None), b=(N, 20), c=(N, 20))
     assert alert.affected == ("b", "c", "a")
+
+
+@pytest.mark.parametrize(("others", "kind"), [((), "COLLAPSED"), (tuple("cdefgh"), "WARNING")])
+def test_a_floor_is_never_hidden_behind_what_a_loss_excuses(others, kind):
+    choir = Choir("a", "b", *others)
+    (alert,) = choir.at(loss="better", a=(N, 1))
+    assert (alert.layer, alert.severity) == ("a", "info")
+    choir.members["b"].floor = 2.0
+    (alert,) = choir.at(loss="better", b=(C, 7))
+    loud = "error" if kind == "COLLAPSED" else "warn"
+    assert (alert.layer, alert.kind, alert.severity) == ("b", kind, loud)
+    assert not choir.watch.excused
+    choir = Choir("a", "b", *others)
+    choir.members["b"].floor = 2.0
+    (alert,) = choir.at(loss="better", a=(C, 1), b=(C, None))
+    assert (alert.layer, alert.affected) == ("b", ("a", "b"))
+
+
+def test_a_recovery_is_told_of_the_member_that_the_alarm_was_about():
+    choir = Choir("a", "b", "c")
+    choir.at(b=(N, 4))
+    (recovered,) = choir.at(b=(H, None))
+    assert (recovered.kind, recovered.layer) == ("RECOVERED", "b")
+
+
+def test_evidence_is_asked_for_about_the_member_that_is_named():
+    choir = Choir("a", "b")
+    choir.members["b"].status, choir.members["b"].onset_step = N, 3
+    asked = []
+
+    def evidence(alarm):
+        asked.append(alarm.layer)
+        return Evidence("better" if alarm.layer == "b" else "worse")
+
+    (alert,) = choir.watch.conclude(1, choir.members, evidence)
+    assert (alert.severity, asked) == ("info", ["b"])
+
+
+def test_a_channel_is_loud_while_its_alarm_is_neither_excused_nor_held_back():
+    choir = Choir("a", rule=Thresholds(flapping_transitions=2))
+    heard = []
+    for loss, status in [(None, H), ("better", N), ("flat", N), (None, H), (None, N), (None, N)]:
+        choir.at(loss=loss, a=(status, None))
+        heard.append(choir.watch.loud)
+    # Muted from the third change of status on.
+    assert heard == [False, False, True, False, False, False]
 
 
 def test_an_only_member_is_not_listed():

@@ -35,12 +35,12 @@ def even(mean):
 
 
 def watch(**thresholds):
-    return LossWatch(expected_checks=None, thresholds=thresholds)
+    return LossWatch(CHANNELS, expected_checks=None, thresholds=thresholds)
 
 
 def fed(series, watch=None):
     """The watch after a series of losses, and its status at each."""
-    loss = LossWatch(expected_checks=None, thresholds={}) if watch is None else watch
+    loss = LossWatch(CHANNELS, expected_checks=None, thresholds={}) if watch is None else watch
     found = []
     for step, value in enumerate(series):
         loss.update(step, value)
@@ -149,7 +149,7 @@ def test_a_judgement_needs_a_loss():
     loss.update(1, even(2.0))
     assert (loss.judgement(CHANNEL), loss.mean) == ("flat", 2.0)
     loss.update(2, None)
-    assert (loss.judgement(CHANNEL), loss.mean) == (None, None)
+    assert (loss.judgement(CHANNEL), loss.mean) == ("flat", None)
     loss.update(3, even(1.0))
     assert (loss.judgement(CHANNEL), loss.mean) == ("better", 1.0)
 
@@ -253,19 +253,41 @@ def test_thresholds_of_ones_own_win():
 def test_a_loss_that_is_no_number_is_passed_over(bad):
     odd = TokenLosses((bad,) * len(TOKENS), TOKENS)
     series = [losses()] * 6 + [losses(1.06)] * 10
-    plain, _ = fed(series)
-    loss, found = watch(), []
+    _, found = fed(series)
+    loss = watch()
     for step, value in enumerate(series):
-        loss.update(step, value)
-        expected = loss.state_dict()
-        loss.update(step, odd)
-        assert loss.state_dict() == expected
-        assert (loss.judgement(CHANNEL), loss.mean) == (None, None)
-        found.append(loss.status)
-    assert found[-1] is plain.status is Status.WARNING
+        loss.update(2 * step, value)
+        known = loss.judgement(CHANNEL)
+        loss.update(2 * step + 1, odd)
+        assert (loss.judgement(CHANNEL), loss.mean) == (known, None)
+        assert loss.status is found[step]
+        assert loss.detector.ratio == pytest.approx(losses().mean / value.mean)
     first = watch()
     first.update(0, odd)
     assert first.baseline(CHANNEL) is None
+
+
+@pytest.mark.parametrize("bad", [None, math.nan])
+def test_a_judgement_outlasts_two_checks_without_a_loss_and_no_more(bad):
+    odd = None if bad is None else TokenLosses((bad,) * len(TOKENS), TOKENS)
+    loss, _ = fed([losses(), losses(0.8)])
+    found = []
+    for step in range(2, 7):
+        loss.update(step, odd)
+        found.append(loss.judgement(CHANNEL))
+    assert found == ["better", "better", None, None, None]
+    loss.freeze(CHANNEL)
+    assert loss.baseline(CHANNEL) == losses()
+    loss.update(7, losses(0.8))
+    assert loss.judgement(CHANNEL) == "better"
+
+
+def test_a_loss_that_is_no_number_is_told_once():
+    loss, _ = fed([losses()] * 3)
+    odd = TokenLosses((math.nan,) * len(TOKENS), TOKENS)
+    told = [[(e.kind, e.channel) for e in loss.update(step, odd)] for step in range(3, 6)]
+    assert told == [[("NONFINITE", "loss")], [], []]
+    assert loss.update(6, None) == []
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
@@ -301,11 +323,12 @@ def test_each_channel_is_judged_against_the_loss_at_its_own_baseline():
     loss.update(2, losses(0.8))
     assert [loss.judgement(channel) for channel in CHANNELS] == ["better", "flat", "better"]
     loss.update(3, None)
-    loss.freeze("representation")  # nothing was measured: what there is stays
+    loss.freeze("representation")  # nothing was measured: the check before counts
     loss.update(4, losses(0.78))
     assert [loss.judgement(channel) for channel in CHANNELS] == ["better"] * 3
-    assert loss.baseline("representation") == losses()
-    loss.freeze("representation")
+    assert loss.baseline("representation") == losses(0.8)
+    for channel in CHANNELS:
+        loss.freeze(channel)
     assert loss.baseline("representation") == losses(0.78)
     assert loss.reference() == loss.present()
 
@@ -337,7 +360,7 @@ SERIES = (
     [losses()] * 2
     + [losses(1.03)] * 4
     + [losses(1 - 0.02 * i) for i in range(20)]
-    + [None, TokenLosses((math.nan,) * len(TOKENS), TOKENS)]
+    + [None, TokenLosses((math.nan,) * len(TOKENS), TOKENS), None]
     + [losses(0.7)] * 8
     + [moved((0.1, 0.0, 0.2, 0.1))] * 2  # another number of tokens
     + [moved((0.0, 0.0, 0.0, 0.0))] * 8
@@ -381,15 +404,20 @@ def test_another_run_is_compared_with_the_baseline_or_the_end_of_this_one():
         other.update(0, losses(0.7))
         assert other.judgement(CHANNEL) == expected
     fresh = watch()
-    assert (fresh.reference(), fresh.present()) == (None, None)
-    fresh.refer(None)
+    assert (fresh.reference(), fresh.present()) == ({}, {})
+    fresh.refer({})
     fresh.update(0, losses())
     assert fresh.judgement(CHANNEL) == "flat"
 
 
-def test_a_rise_above_the_best_of_another_run_warns():
+def test_a_rise_is_from_ones_own_best_whatever_another_run_reached():
+    """A generation begins where the model was before: not where the last one ended."""
     end, _ = fed([losses(0.5)] * 3)
     other = watch()
     other.refer(end.present())
-    _, found = fed([losses(0.55)] * 5, other)
-    assert found[-1] is Status.WARNING
+    _, found = fed([losses(0.55)] * 10, other)
+    assert set(found) == {Status.HEALTHY}
+    assert other.judgement(CHANNEL) == "worse"
+    for step in range(10, 20):
+        other.update(step, losses(0.6))
+    assert other.status is Status.WARNING

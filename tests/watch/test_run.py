@@ -10,10 +10,11 @@ import torch
 
 from sigma_monitor import Estimate, Status
 from sigma_monitor.errors import InputError
-from sigma_monitor.measure import FLOORED, WATCHED, Measured, measure
+from sigma_monitor.measure import Measured, measure
 from sigma_monitor.probing import Rows, TokenLosses
+from sigma_monitor.snapshot import ENTROPY, FLOORED, TEXT_RANK, WATCHED
 from sigma_monitor.watch import RunWatch, WatchOptions
-from sigma_monitor.writing import ENTROPY, TEXT_RANK, Writing
+from sigma_monitor.writing import Writing
 
 CHANNELS = ("representation", "generation", "loss")
 RANK = 40.0
@@ -33,7 +34,7 @@ def losses(factor):
     return None if factor is None else TokenLosses((LOSS * factor * 10,) * 16, (10,) * 16)
 
 
-def writing(rank=1.0, entropy=1.0, encoder="hashing"):
+def writing(rank=1.0, entropy=1.0, encoder="hashing", signature=(1.0, 0.2, 0.2, 1.0)):
     """Texts whose spectrum and whose entropy are so much of their healthy values."""
     entropies = 3.0 * entropy * np.ones(8)
     estimates = {
@@ -41,7 +42,7 @@ def writing(rank=1.0, entropy=1.0, encoder="hashing"):
         ENTROPY: Estimate.exact(float(entropies.mean())),
     }
     without = np.full(8, math.log(6.0 * rank))
-    return Writing(("text",) * 8, encoder, estimates, without, entropies)
+    return Writing(("text",) * 8, encoder, estimates, without, entropies, signature)
 
 
 class Series:
@@ -252,7 +253,7 @@ def test_a_loss_speaks_beside_a_move_that_it_excused_before():
     told = series.go(10, ratio=0.6, loss=0.8)
     # Still better than at baseline, but worse than at its best: no excuse any more.
     assert briefly(told) == [("representation", "WARNING", "warn")]
-    assert series.watch.loss.judgement("representation") == "worse"
+    assert series.watch.loss.judgement("last") == "worse"
 
 
 def test_a_loss_that_is_not_measured_tells_nothing():
@@ -271,9 +272,9 @@ def test_the_baseline_of_the_loss_is_at_that_of_the_representation():
     assert series.watch.status is Status.WARMUP
     series.go(1, loss=1.0)
     assert series.kinds() == ["BASELINE"]
-    assert series.watch.loss.baseline("representation") == losses(1.0)
+    assert series.watch.loss.baseline("last") == losses(1.0)
     series.go(1, loss=1.0)
-    assert series.watch.loss.judgement("representation") == "flat"
+    assert series.watch.loss.judgement("last") == "flat"
 
 
 def test_a_loss_of_nan_at_the_baseline_is_passed_over():
@@ -282,8 +283,85 @@ def test_a_loss_of_nan_at_the_baseline_is_passed_over():
     series.watch.update(0, {"last": measured()}, TokenLosses((math.nan, 20.0), (10, 10)))
     for step in range(1, 10):
         series.watch.update(step, {"last": measured()}, TokenLosses((20.0, 20.0), (10, 10)))
-    assert series.watch.loss.judgement("representation") == "flat"
+    assert series.watch.loss.judgement("last") == "flat"
     json.dumps(series.watch.reference(), allow_nan=False)
+
+
+def test_a_loss_that_is_missing_once_does_not_end_an_excuse():
+    series = Series()
+    series.go(5)
+    series.go(15, ratio=0.3, loss=BETTER)
+    for missing in (None, math.nan):
+        told = series.go(1, ratio=0.3, loss=missing)
+        assert "COLLAPSED" not in [a.kind for a in told]
+        assert not series.watch.collapsed
+    series.go(1, ratio=0.3, loss=BETTER)
+    told = series.go(3, ratio=0.3, loss=None)
+    assert briefly(told) == [("representation", "COLLAPSED", "error")]
+
+
+def test_a_loss_that_is_no_number_is_told_beside_finite_embeddings():
+    series = Series()
+    series.go(5)
+    assert briefly(series.go(5, loss=math.nan)) == [("loss", "NONFINITE", "error")]
+    series = Series()
+    series.go(5)
+    told = series.go(5, ratio=math.nan, loss=math.nan)
+    assert briefly(told) == [("representation", "NONFINITE", "error")]
+
+
+def test_a_loss_speaks_while_the_representation_is_muted():
+    series = Series(thresholds={"flapping_transitions": 1, "recovered_patience": 1})
+    series.go(5)
+    for ratio in (0.6, 1.0, 0.6):
+        series.go(9, ratio=ratio)
+    assert series.kinds()[-1] == "FLAPPING"
+    told = series.go(10, ratio=0.6, loss=1.2)
+    assert briefly(told) == [("loss", "WARNING", "warn")]
+
+
+@pytest.mark.parametrize("baseline", ["start", "plateau"])
+def test_a_model_without_a_token_loss_is_watched_on_uncentred_rows_too(baseline):
+    narrow = measured(1.0, pooled=8.0)  # of 20, far above the floor
+    for has_loss, expected in ((True, []), (False, ["WARNING", "COLLAPSED", "RECOVERED"])):
+        series = Series(baseline=baseline, expected_checks=60, has_loss=has_loss)
+        series.go(20, loss=None)
+        told = series.go(20, ratio=narrow, loss=None) + series.go(30, loss=None)
+        assert [a.kind for a in told] == expected
+    warning = told[0]
+    assert (warning.functional, warning.convention) == (FLOORED, "uncentred mean-pooled rows")
+    assert (warning.value, warning.baseline) == (pytest.approx(8.0), pytest.approx(20.0))
+    assert warning.onset_step == 20
+    assert warning.floor is None
+
+
+def test_another_run_without_a_token_loss_is_compared_on_uncentred_rows_too():
+    one = Series(has_loss=False)
+    one.go(5, loss=None)
+    for reference in (one.watch.reference(), one.watch.present()):
+        other = Series(has_loss=False)
+        other.watch.refer(through_json(reference))
+        told = other.go(5, ratio=measured(1.0, pooled=12.0), loss=None)
+        assert [(a.kind, a.baseline) for a in told] == [("WARNING", pytest.approx(20.0))]
+
+
+def test_windows_for_another_length_reach_every_series():
+    series = Series("0", "last", writes=True, has_loss=False)
+    series.go(5, loss=None, text=writing())
+    series.watch.expect(20, 10)
+    state = series.watch.state_dict()
+    lengths = [
+        *(d["expected_checks"] for layer in state["layers"].values() for d in _detectors(layer)),
+        state["loss"]["detector"]["expected_checks"],
+    ]
+    assert lengths == [20] * 7
+    text = [d["expected_checks"] for d in state["writing"]["series"].values()]
+    assert text == [10, 10]
+    assert series.go(5, loss=None, text=writing()) == []
+
+
+def _detectors(layer):
+    return [layer[name] for name in ("level", "uncentred", "floor")]
 
 
 # --- several layers ------------------------------------------------------------------------------
@@ -378,7 +456,7 @@ def test_rebaseline_ends_every_episode_untold():
     assert [a.kind for a in told] == ["BASELINE"] * 3  # of the layer, of the text, of its entropy
     assert series.watch.status is Status.HEALTHY
     assert series.watch.ratios == pytest.approx({"last": 1.0})
-    assert series.watch.loss.judgement("representation") == "flat"
+    assert series.watch.loss.judgement("last") == "flat"
     told = series.go(10, ratio=0.6, loss=1.2, text=writing(rank=0.3))
     assert briefly(told) == [("loss", "WARNING", "warn")]
 
@@ -397,7 +475,7 @@ def test_another_run_is_compared_with_the_baseline_of_this_one():
     told = other.go(10, ratio=0.6, loss=1.03, text=writing(rank=0.3))
     assert "BASELINE" not in [a.kind for a in told]
     assert other.watch.ratios == pytest.approx({"last": 0.6})
-    assert other.watch.loss.judgement("representation") == "worse"
+    assert other.watch.loss.judgement("last") == "worse"
     assert sorted(set(briefly(told))) == [
         ("generation", "COLLAPSED", "error"),
         ("generation", "WARNING", "warn"),
@@ -416,7 +494,7 @@ def test_another_run_is_compared_with_the_end_of_this_one():
     assert other.go(20, **same) == []
     assert other.watch.status is Status.HEALTHY
     assert other.watch.ratios == pytest.approx({"last": 1.0})
-    assert other.watch.loss.judgement("representation") == "flat"
+    assert other.watch.loss.judgement("last") == "flat"
     told = other.go(10, ratio=1.0, loss=0.5, text=writing())
     assert {a.side for a in told} == {"expansion"}
     assert {a.channel for a in told} == {"representation", "generation"}
@@ -424,7 +502,7 @@ def test_another_run_is_compared_with_the_end_of_this_one():
 
 def test_before_a_baseline_there_is_nothing_to_compare_with():
     series = Series(writes=True, baseline="plateau")
-    empty = {"layers": {}, "loss": None, "generation": None}
+    empty = {"layers": {}, "loss": {}, "generation": None}
     assert series.watch.reference() == series.watch.present() == empty
     series.go(3, text=writing())
     assert series.watch.reference()["layers"] == {}
@@ -439,8 +517,42 @@ def test_a_check_without_measurements_has_no_present():
     series.go(3)
     series.go(1, loss=None, last=math.nan)
     assert series.watch.present()["layers"].keys() == {"0"}
-    assert series.watch.present()["loss"] is None
+    assert series.watch.present()["loss"] == {}
     assert series.watch.reference()["layers"].keys() == {"0", "last"}
+
+
+def test_a_layer_is_judged_by_the_loss_at_its_own_baseline():
+    """The second layer takes its baseline later, when loss is lower."""
+    options = {"warmup_checks": 2, "baseline_checks": 4, "plateau_tolerance": 0.05}
+    series = Series("0", "last", baseline="plateau", thresholds=options)
+    rising = [0.1 * 1.3**i for i in range(8)]
+    for ratio in rising:
+        series.go(1, last=ratio, loss=2.0)
+    series.go(8, last=1.0, loss=1.0)
+    assert [(a.kind, a.layer) for a in series.told] == [("BASELINE", "0"), ("BASELINE", "last")]
+    series.go(10, last=0.6, loss=1.0)
+    assert series.told[-1].severity == "warn"  # flat since its own baseline
+    series.watch.rebaseline()
+    other = Series("0", "last", baseline="plateau", thresholds=options)
+    for ratio in rising:
+        other.go(1, last=ratio, loss=2.0)
+    other.go(8, last=1.0, loss=1.0)
+    other.go(10, **{"0": 0.6}, loss=1.0)
+    assert other.told[-1].severity == "info"  # better than at its own
+
+
+def test_the_last_layer_decides_after_a_resume_too():
+    """A checkpoint is written with sorted keys."""
+    layers = ("z", "m", "a", "b", "c", "d", "e", "k")
+    series = Series(*layers)
+    series.go(5)
+    state = json.loads(json.dumps(series.watch.state_dict(), sort_keys=True))
+    resumed = Series(*state["order"])
+    resumed.watch.load_state_dict(state)
+    resumed.step = series.step
+    for each in (series, resumed):
+        each.go(10, k=0.3)
+        assert each.watch.status is Status.COLLAPSED
 
 
 def test_a_reference_without_a_layer_of_ours_is_an_error():
@@ -464,7 +576,7 @@ def test_text_of_another_encoder_begins_anew_with_a_warning(caplog):
     told = series.go(10, text=writing(rank=0.2, encoder="start-0123"))
     assert briefly(told) == [("generation", "BASELINE", "info")] * 2
     (message,) = (record.getMessage() for record in caplog.records)
-    assert "by hashing before and is by start-0123 now" in message
+    assert "another encoder before (hashing, now start-0123)" in message
     told = series.go(10, text=writing(rank=0.1, encoder="start-0123"))
     assert "WARNING" in [a.kind for a in told]
 
@@ -481,6 +593,33 @@ def test_thresholds_are_those_of_each_channel():
     assert {a.channel for a in series.told if a.kind != "BASELINE"} == {"generation"}
     with pytest.raises(InputError):
         Series(loss={"unknown": 1})
+
+
+@pytest.mark.parametrize(
+    ("signature", "same"),
+    [
+        ((1.0, 0.2, 0.2, 1.0), True),
+        ((1.005, 0.2, 0.195, 1.0), True),  # another device rounds otherwise
+        ((1.0, 0.3, 0.3, 1.0), False),
+        ((1.0,), False),
+        ((), False),
+    ],
+)
+def test_an_encoder_of_the_same_name_is_known_by_what_it_does(signature, same):
+    series = Series(writes=True)
+    series.go(5, text=writing())
+    told = series.go(1, text=writing(signature=signature))
+    assert briefly(told) == ([] if same else [("generation", "BASELINE", "info")] * 2)
+
+
+def test_another_encoder_within_an_episode_is_no_recovery():
+    series = Series(writes=True)
+    series.go(5, text=writing())
+    series.go(5, text=writing(rank=0.6))
+    assert series.watch.status is Status.WARNING
+    told = series.go(30, text=writing(rank=0.6, encoder="start-0123"))
+    assert {a.kind for a in told} == {"BASELINE"}
+    assert series.watch.status is Status.HEALTHY
 
 
 # --- state ---------------------------------------------------------------------------------------
