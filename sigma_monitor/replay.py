@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from sigma_monitor.alert import Alert, Status
-from sigma_monitor.detection import Detector, Thresholds, worded
+from sigma_monitor.detection import Detector, worded
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.sinks import read_record
 
-__all__ = ["STEP_COLUMNS", "Replay", "replay_file", "threshold"]
+__all__ = ["STEP_COLUMNS", "Replay", "replay_file"]
 
 STEP_COLUMNS = ("step", "global_step", "train/global_step", "_step")  # looked for in this order
 
@@ -168,33 +168,6 @@ def replay_file(
         worst=worst,
         alerts=tuple(alerts),
     )
-
-
-def threshold(argument: str) -> tuple[str, Any]:
-    """Name and value of a field of `Thresholds` written as `NAME=VALUE`.
-
-    Switches are true or false, and `none` stands for no floor.
-
-    Raises:
-        InputError: When there is no such field, or the value is not of its type.
-    """
-    name, equals, text = (part.strip() for part in argument.partition("="))
-    types = get_type_hints(Thresholds)
-    if not equals or name not in types:
-        raise InputError(
-            f"--threshold {argument}: pass NAME=VALUE, where NAME is one of {', '.join(types)}."
-        )
-    kind = types[name]
-    words: dict[str, Any] = {"true": True, "false": False} if kind is bool else {}
-    if kind not in (bool, int, float):  # `float | None`
-        words = {"none": None}
-    if text.lower() in words:
-        return name, words[text.lower()]
-    if kind is not bool:
-        with contextlib.suppress(ValueError):
-            return name, int(text) if kind is int else float(text)
-    wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
-    raise InputError(f"--threshold {argument}: {text!r} is not {wanted}.")
 
 
 def _read(path: Path) -> str:

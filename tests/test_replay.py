@@ -7,16 +7,16 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
 from sigma_monitor import Estimate, Status
 from sigma_monitor.cli import main
-from sigma_monitor.detection import Detector, Thresholds, worded
+from sigma_monitor.detection import Detector, worded
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import WATCHED
-from sigma_monitor.replay import STEP_COLUMNS, replay_file, threshold
+from sigma_monitor.replay import STEP_COLUMNS, replay_file
 from sigma_monitor.sinks import JsonlSink
 from tests.snapshots import alert, snapshot
 
@@ -330,54 +330,6 @@ def test_thresholds_reach_the_detector(tmp_path, capsys):
     assert "WARNING at step 640" in capsys.readouterr().out
     replay = replay_file(path, "rank", warning_fast=0.55, trend=False)
     assert told(replay) == [("WARNING", 640)]
-
-
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("trend=false", False),
-        ("expansion=True", True),
-        ("fast_window=4", 4),
-        ("collapsed=0.4", 0.4),
-        (" collapsed = 4e-1 ", 0.4),
-        ("floor=none", None),
-        ("floor=2", 2.0),
-    ],
-)
-def test_a_threshold_has_the_type_of_its_field(argument, value):
-    name, found = threshold(argument)
-    assert name == argument.partition("=")[0].strip()
-    assert found == value
-    assert type(found) is type(value)
-
-
-def test_every_field_of_the_thresholds_can_be_written():
-    for field in fields(Thresholds):
-        assert threshold(f"{field.name}={field.default}") == (field.name, field.default)
-
-
-@pytest.mark.parametrize(
-    ("argument", "said"),
-    [
-        ("colour=1", "--threshold colour=1: pass NAME=VALUE, where NAME is one of warning_slow"),
-        ("preset=quiet", "--threshold preset=quiet: pass NAME=VALUE"),
-        ("baseline=start", "--threshold baseline=start: pass NAME=VALUE"),
-        ("expected_checks=9", "--threshold expected_checks=9: pass NAME=VALUE"),
-        ("collapsed", "--threshold collapsed: pass NAME=VALUE"),
-        ("collapsed=half", "--threshold collapsed=half: 'half' is not a number"),
-        ("collapsed=none", "'none' is not a number"),
-        ("fast_window=2.5", "'2.5' is not a whole number"),
-        ("trend=1", "'1' is not true or false"),
-        ("collapsed=2", "collapsed=2.0: a ratio to the baseline lies between 0 and 1"),
-        ("collapsed=nan", "collapsed=nan: a ratio"),
-    ],
-)
-def test_a_bad_threshold_exits_with_2_and_is_named(argument, said, tmp_path, capsys):
-    path = write_csv(tmp_path / "run.csv", rows_of(series()))
-    assert main(["replay", str(path), "--column", "rank", "--threshold", argument]) == 2
-    printed = capsys.readouterr()
-    assert said in printed.err
-    assert printed.out == ""
 
 
 def test_an_unknown_threshold_is_refused_in_python_too(tmp_path):
