@@ -14,11 +14,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from sigma_monitor import __version__
 from sigma_monitor.errors import InputError
 
-__all__ = ["main"]
+__all__ = ["main", "threshold"]
 
 _OK, _COLLAPSED, _BAD_INPUT, _WARNING, _INTERNAL = 0, 1, 2, 3, 70
 
@@ -41,6 +42,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return _INTERNAL
+
+
+def threshold(argument: str) -> tuple[str, Any]:
+    """Name and value of a field of `Thresholds` written as `NAME=VALUE`.
+
+    Switches are true or false, and `none` stands for no floor.
+
+    Raises:
+        InputError: When there is no such field, or the value is not of its type.
+    """
+    from sigma_monitor.detection import Thresholds
+
+    name, equals, text = (part.strip() for part in argument.partition("="))
+    types = get_type_hints(Thresholds)
+    if not equals or name not in types:
+        raise InputError(
+            f"--threshold {argument}: pass NAME=VALUE, where NAME is one of {', '.join(types)}."
+        )
+    kind = types[name]
+    spelled: dict[Any, dict[str, Any]] = {
+        bool: {"true": True, "false": False},
+        float | None: {"none": None},
+    }
+    words = spelled.get(kind, {})
+    if text.lower() in words:
+        return name, words[text.lower()]
+    if kind is not bool:
+        with contextlib.suppress(ValueError):
+            return name, int(text) if kind is int else float(text)
+    wanted = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+    raise InputError(f"--threshold {argument}: {text!r} is not {wanted}.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -168,7 +200,7 @@ def _analyze(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         from sigma_monitor.alert import Status
-        from sigma_monitor.replay import replay_file, threshold
+        from sigma_monitor.replay import replay_file
 
         result = replay_file(
             options.file,

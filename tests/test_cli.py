@@ -1,15 +1,17 @@
-"""The command line: exit codes, JSON, and the demo from end to end."""
+"""The command line: exit codes, JSON, thresholds, and the demo from end to end."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 from sigma_monitor import __version__
-from sigma_monitor.cli import main
+from sigma_monitor.cli import main, threshold
+from sigma_monitor.detection import Thresholds
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.sinks import read_record
 
@@ -58,6 +60,55 @@ def test_internal_error_exits_with_70(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sigma_monitor.demo.run_demo", broken)
     assert main(["demo", "--out", str(tmp_path)]) == 70
     assert "broken on purpose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("trend=false", False),
+        ("expansion=True", True),
+        ("fast_window=4", 4),
+        ("collapsed=0.4", 0.4),
+        (" collapsed = 4e-1 ", 0.4),
+        ("floor=none", None),
+        ("floor=2", 2.0),
+    ],
+)
+def test_a_threshold_has_the_type_of_its_field(argument, value):
+    name, found = threshold(argument)
+    assert name == argument.partition("=")[0].strip()
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_every_field_of_the_thresholds_can_be_written():
+    for field in fields(Thresholds):
+        assert threshold(f"{field.name}={field.default}") == (field.name, field.default)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("colour=1", "--threshold colour=1: pass NAME=VALUE, where NAME is one of warning_slow"),
+        ("preset=quiet", "--threshold preset=quiet: pass NAME=VALUE"),
+        ("baseline=start", "--threshold baseline=start: pass NAME=VALUE"),
+        ("expected_checks=9", "--threshold expected_checks=9: pass NAME=VALUE"),
+        ("collapsed", "--threshold collapsed: pass NAME=VALUE"),
+        ("collapsed=half", "--threshold collapsed=half: 'half' is not a number"),
+        ("collapsed=none", "'none' is not a number"),
+        ("fast_window=2.5", "'2.5' is not a whole number"),
+        ("trend=1", "'1' is not true or false"),
+        ("collapsed=2", "collapsed=2.0: a ratio to the baseline lies between 0 and 1"),
+        ("collapsed=nan", "collapsed=nan: a ratio"),
+    ],
+)
+def test_a_bad_threshold_exits_with_2_and_is_named(argument, said, tmp_path, capsys):
+    path = tmp_path / "run.csv"
+    path.write_text("step,rank\n0,40\n1,40\n")
+    assert main(["replay", str(path), "--column", "rank", "--threshold", argument]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert printed.out == ""
 
 
 @pytest.mark.timeout(900)
