@@ -173,7 +173,6 @@ def confirmation(runs: int, level: float, *, hurries: bool) -> dict[str, Any]:
         **_spread("warning", warned),
         **_spread("collapsed", collapsed),
         "largest_share_of_time": round(max(shares), 5),
-        "mean_share_of_time": round(sum(shares) / runs, 5),
     }
 
 

@@ -127,7 +127,6 @@ def run_one(name: str, seed: int, data: Path | None, folder: Path) -> float:
         "channels": list(scenario.channels),
         "seed": seed,
         "seconds": seconds,
-        "check_seconds": sum(measures.check_seconds),
         "alerts": measures.alerts,
         "rows": measures.rows,
     }
