@@ -50,6 +50,10 @@ def test_the_collapse_bench_tells_harm_from_health_in_its_quick_form(tmp_path):
     alarmed = {row["scenario"]: row["alarmed"] for row in result["scenarios"]}
     assert set(alarmed) == {"H5", "H8", "C5"}
     assert [alarmed[name]["sigma_monitor"] for name in ("H5", "H8", "C5")] == [1, 1, 0]
+    assert {row["method"] for row in result["methods"]} >= {
+        "sigma_monitor, representation alone",
+        "sigma_monitor, generation alone",
+    }
     assert all(a["always firing"] == 1 and a["always quiet"] == 0 for a in alarmed.values())
 
 
