@@ -55,13 +55,14 @@ def table(head: str, rows: Iterable[Iterable[Any]]) -> str:
 def methods(rows: list[dict[str, Any]]) -> str:
     """One line for each method."""
     head = (
-        "method | harmful runs told | healthy runs alarmed | checks after the onset | after loss "
-        "+5 % | after diversity was lost"
+        "method | harmful runs told | alarmed before the onset | healthy runs alarmed | checks "
+        "after the onset | after loss +5 % | after diversity was lost"
     )
     lines = [
         [
             row["method"],
             _share(row["detected"]),
+            row["alarmed_before_onset"],
             _share(row["false_alarms"]),
             _number(row["median_delay_checks"]),
             _number(row["median_checks_after_loss_5"]),
