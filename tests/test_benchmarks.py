@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,10 +49,50 @@ def test_the_collapse_bench_tells_harm_from_health_in_its_quick_form(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(out.read_text())
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "sigma-bench").glob("*.json")]
+    assert result["commits"] == sorted({run["commit"] or "unknown" for run in runs})
     alarmed = {row["scenario"]: row["alarmed"] for row in result["scenarios"]}
     assert set(alarmed) == {"H5", "H8", "C5"}
     assert [alarmed[name]["sigma_monitor"] for name in ("H5", "H8", "C5")] == [1, 1, 0]
+    assert {row["method"] for row in result["methods"]} >= {
+        "sigma_monitor, representation alone",
+        "sigma_monitor, generation alone",
+    }
     assert all(a["always firing"] == 1 and a["always quiet"] == 0 for a in alarmed.values())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_run_names_its_commit_and_whether_the_code_differs(tmp_path):
+    folder = tmp_path / "benchmarks"
+    (folder / "results").mkdir(parents=True)
+    script = folder / "environment.py"
+    shutil.copy(FOLDER / "environment.py", script)
+    # Neither the checkout nor the settings of whoever runs the tests.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    outside |= {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent), "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(
+            ["git", *who, *words], cwd=tmp_path, env=outside, check=True, capture_output=True
+        )
+        return done.stdout.decode().strip()
+
+    def commit():
+        # -B: bytecode would be an untracked file.
+        asked = [sys.executable, "-B", "-c", "import environment; print(environment.commit())"]
+        done = subprocess.run(asked, cwd=folder, env=outside, check=True, capture_output=True)
+        return done.stdout.decode().strip()
+
+    assert commit() == "None"
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "a")
+    assert commit() == git("rev-parse", "--short", "HEAD")
+    (folder / "results" / "new.json").touch()
+    assert not commit().endswith("+")
+    script.write_text(script.read_text() + "\n")
+    assert commit() == git("rev-parse", "--short", "HEAD") + "+"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from environment import environment  # noqa: E402
+from environment import commit, environment  # noqa: E402
 from summary import summarised  # noqa: E402
 
 RESULT = HERE.parent / "results" / "collapse.json"
@@ -48,6 +48,8 @@ def main() -> None:
     runs = [json.loads(path.read_text()) for path in sorted(options.runs.glob("*.json"))]
     result = {
         "environment": environment(["scikit-learn"]),
+        # A restart keeps the runs that are there, whatever code they were made with.
+        "commits": sorted({run.get("commit") or "unknown" for run in runs}),
         "data": "stories260k, TinyStories, Shakespeare" if data else "Python's own text",
         "seconds": round(sum(run["seconds"] for run in runs)),  # of all trainings, on one thread
         "failed": failed,
@@ -85,8 +87,9 @@ def run_all(
     folder.mkdir(parents=True, exist_ok=True)
     missing = [(n, seed) for n, seed in plan if not (folder / f"{n}-{seed}.json").exists()]
     failed = {}
+    code = commit()  # now, when the code is loaded: it may change on disk in the hours to come
     with ProcessPoolExecutor(jobs, initializer=_one_thread) as pool:
-        futures = {pool.submit(run_one, n, s, data, folder): f"{n}-{s}" for n, s in missing}
+        futures = {pool.submit(run_one, n, s, data, folder, code): f"{n}-{s}" for n, s in missing}
         for future in as_completed(futures):
             name = futures[future]
             try:
@@ -105,7 +108,7 @@ def _one_thread() -> None:
     transformers.logging.set_verbosity_error()
 
 
-def run_one(name: str, seed: int, data: Path | None, folder: Path) -> float:
+def run_one(name: str, seed: int, data: Path | None, folder: Path, code: str | None) -> float:
     """One training; its rows and alerts go to a file. Seconds it took."""
     import shutil
 
@@ -121,13 +124,13 @@ def run_one(name: str, seed: int, data: Path | None, folder: Path) -> float:
     scenario.train(Run(base, seed, trained, measures))
     seconds = time.perf_counter() - started
     body: dict[str, Any] = {
+        "commit": code,
         "scenario": name,
         "story": scenario.story,
         "onset": scenario.onset,
         "channels": list(scenario.channels),
         "seed": seed,
         "seconds": seconds,
-        "check_seconds": sum(measures.check_seconds),
         "alerts": measures.alerts,
         "rows": measures.rows,
     }

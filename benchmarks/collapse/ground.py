@@ -11,16 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sigma_monitor.demo.arms import pretrained
-from sigma_monitor.demo.corpus import BLOCK, Block, Corpus, load_corpus, read_text
+from sigma_monitor.demo.corpus import Block, Corpus, load_corpus, read_text
+from sigma_monitor.demo.training import small_llama
 
 __all__ = ["Ground", "blocks_of", "ground"]
 
@@ -40,18 +35,7 @@ class Ground:
 
     def drawn(self, seed: int) -> PreTrainedModel:
         """A model of about the same size with weights drawn at random."""
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(self.corpus.tokenizer),
-                hidden_size=64,
-                intermediate_size=176,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                max_position_embeddings=2 * BLOCK,
-                tie_word_embeddings=True,
-            )
-        )
+        return small_llama(self.corpus, seed)
 
 
 @functools.cache

@@ -27,7 +27,6 @@ class Measures:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.alerts: list[dict[str, Any]] = []
-        self.check_seconds: list[float] = []
         self._start: np.ndarray | None = None  # pooled rows at the first check
 
     def follow(self, monitor: SigmaMonitor, offset: int) -> None:
@@ -50,38 +49,30 @@ class Measures:
 
     def close(self, path: Path, offset: int) -> None:
         """Take the alerts out of the record."""
-        record = read_record(path)
         self.alerts += [
             {
                 "kind": alert["kind"],
                 "severity": alert["severity"],
                 "channel": alert["channel"],
                 "step": alert["step"] + offset,
-                "functional": alert["functional"],
                 "verdict": alert["verdict"],
             }
-            for alert in record.alerts
+            for alert in read_record(path).alerts
             if alert["kind"] != "BASELINE"
         ]
-        self.check_seconds += [snapshot.seconds for snapshot in record.snapshots]
 
     def _row(self, snapshot: Any, offset: int) -> Row:
         layer = next(iter(snapshot.layers.values()))
-        row: Row = {"step": snapshot.step + offset, "status": int(snapshot.status)}
+        row: Row = {"step": snapshot.step + offset}
         if snapshot.loss is not None:
             row["loss"] = snapshot.loss
         for key in ("output_entropy", "distinct_2", "compression_ratio"):
             if key in snapshot.generation:
                 row[key] = snapshot.generation[key].value
-        if "effective_rank" in snapshot.generation:
-            row["text_rank"] = snapshot.generation["effective_rank"].value
         if "effective_rank" not in layer or not bool(torch.isfinite(self._pooled).all()):
             return row
         row["effective_rank"] = layer["effective_rank"].value
         row["participation_ratio"] = layer["participation_ratio"].value
-        row["floor_rank"] = layer["pooled/uncentred/effective_rank"].value
-        if "subspace_drift" in layer:
-            row["subspace_drift"] = layer["subspace_drift"].value
         return row | self._pooled_row(self._pooled)
 
     def _pooled_row(self, pooled: torch.Tensor) -> Row:

@@ -6,6 +6,8 @@ Run: python benchmarks/collapse/page.py
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def main() -> None:
     simulated = json.loads((RESULTS / "false_alarms.json").read_text())
     check_cost = json.loads((RESULTS / "check_cost.json").read_text())
     text = PAGE.read_text(encoding="utf-8")
-    for name, lines in {
+    for name, found in {
         "methods": methods(bench["methods"]),
         "scenarios": scenarios(bench["scenarios"]),
         "functionals": functionals(bench["functionals"]),
@@ -31,105 +33,107 @@ def main() -> None:
         "confirmation": confirmation(simulated["confirmation"]),
         "cost": cost(check_cost["checks"]),
     }.items():
-        text = replaced(text, name, "\n".join(lines))
+        text = replaced(text, name, found)
     PAGE.write_text(text, encoding="utf-8")
     draw(bench["methods"])
 
 
-def replaced(text: str, name: str, table: str) -> str:
+def replaced(text: str, name: str, new: str) -> str:
     """The page with what stands between the two marks of `name` exchanged."""
     begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    return before + begin + "\n" + table + "\n" + end + after
+    return before + begin + "\n" + new + "\n" + end + after
 
 
-def methods(rows: list[dict[str, Any]]) -> list[str]:
+def table(head: str, rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown; bars part the columns of `head`."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *lines])
+
+
+def methods(rows: list[dict[str, Any]]) -> str:
     """One line for each method."""
+    head = (
+        "method | harmful runs told | alarmed before the onset | healthy runs alarmed | checks "
+        "after the onset | after loss +5 % | after diversity was lost"
+    )
     lines = [
-        "| method | harmful runs told | healthy runs alarmed | checks after the onset | after loss "
-        "+5 % | after diversity was lost |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [
+        [
             row["method"],
             _share(row["detected"]),
+            row["alarmed_before_onset"],
             _share(row["false_alarms"]),
             _number(row["median_delay_checks"]),
             _number(row["median_checks_after_loss_5"]),
             _number(row["median_checks_after_diversity"]),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def scenarios(rows: list[dict[str, Any]]) -> list[str]:
-    """One line for each scenario."""
-    lines = [
-        "| scenario | | alarmed | first by | in a right channel | COLLAPSED | information | checks "
-        "after the onset | after loss +5 % |",
-        "|---|---|---|---|---|---|---|---|---|",
+        for row in rows
     ]
-    for row in rows:
-        runs, channels = row["runs"], row["first_channels"]
-        named = {name: channels.count(name) for name in dict.fromkeys(channels) if name}
-        cells = [
+    return table(head, lines)
+
+
+def scenarios(rows: list[dict[str, Any]]) -> str:
+    """One line for each scenario."""
+    head = (
+        "scenario | | alarmed | first by | in a right channel | COLLAPSED | information | checks "
+        "after the onset | after loss +5 %"
+    )
+    lines = [
+        [
             row["scenario"],
             row["story"],
-            f"{row['alarmed']['sigma_monitor']} of {runs}",
-            ", ".join(f"{name} {count}" for name, count in named.items()) or "-",
-            str(row["right_channel"]) if row["harmful"] else "",
-            str(row["collapsed"]),
-            str(row["information"]),
+            f"{row['alarmed']['sigma_monitor']} of {row['runs']}",
+            _counted(row["first_channels"]),
+            row["right_channel"] if row["harmful"] else "",
+            row["collapsed"],
+            row["information"],
             _number(row["median_delay_checks"]) if row["harmful"] else "",
             _number(row["median_checks_after_loss_5"]) if row["harmful"] else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        for row in rows
+    ]
+    return table(head, lines)
 
 
-def functionals(rows: list[dict[str, Any]]) -> list[str]:
+def functionals(rows: list[dict[str, Any]]) -> str:
     """AUROC of a move to the bad side and to either side."""
-    lines = ["| functional | to its bad side | to either side |", "|---|---|---|"]
-    for row in rows:
-        one, two = row["auroc_one_sided"], row["auroc_two_sided"]
-        lines.append(f"| {row['functional']} | {one:.2f} | {two:.2f} |")
-    return lines
+    lines = [
+        [row["functional"], f"{row['auroc_one_sided']:.2f}", f"{row['auroc_two_sided']:.2f}"]
+        for row in rows
+    ]
+    return table("functional | to its bad side | to either side", lines)
 
 
-def false_alarms(rows: list[dict[str, Any]]) -> list[str]:
+def false_alarms(rows: list[dict[str, Any]]) -> str:
     """Share of healthy simulated runs in which something was told, by autocorrelation."""
-    lines = [
-        "| checks | baseline | preset | drift | runs | WARNING, φ = 0 | 0.5 | 0.9 | COLLAPSED, of "
-        "all three |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "checks | baseline | preset | drift | runs | WARNING, φ = 0 | 0.5 | 0.9 | COLLAPSED, of "
+        "all three"
+    )
+    lines = []
     for found in _by_phi(rows, "checks", "baseline", "preset", "drift"):
-        row = found[0]
-        cells = [row["checks"], row["baseline"], row["preset"], row["drift"], row["runs"]]
-        cells += [f"{r['warning'] / r['runs']:.1%}" for r in found]
-        cells += [f"{sum(r['collapsed'] for r in found)} of {sum(r['runs'] for r in found)}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return lines
+        cells = [found[0][name] for name in ("checks", "baseline", "preset", "drift", "runs")]
+        cells += [f"{row['warning'] / row['runs']:.1%}" for row in found]
+        lines.append([*cells, _of_runs(found, "collapsed")])
+    return table(head, lines)
 
 
-def delays(rows: list[dict[str, Any]]) -> list[str]:
+def delays(rows: list[dict[str, Any]]) -> str:
     """Checks until a fall was told, by autocorrelation."""
-    lines = [
-        "| checks | baseline | falls to | within | WARNING, median / p90, φ = 0 | 0.5 | 0.9 | "
-        "missed | COLLAPSED, median, φ = 0.5 |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "checks | baseline | falls to | within | WARNING, median / p90, φ = 0 | 0.5 | 0.9 | missed "
+        "| COLLAPSED, median, φ = 0.5"
+    )
+    lines = []
     for found in _by_phi(rows, "checks", "baseline", "level", "fall_lasts"):
         row = found[0]
         within = "one check" if not row["fall_lasts"] else f"{row['fall_lasts']} checks"
         cells = [row["checks"], row["baseline"], f"{row['level']:.0%}", within]
-        cells += [f"{_number(r['median_warning'])} / {_number(r['p90_warning'])}" for r in found]
-        cells += [f"{sum(r['missed_warning'] for r in found)} of {sum(r['runs'] for r in found)}"]
+        cells += [_median_and_p90(r, "warning") for r in found]
         collapsed = next(r["median_collapsed"] for r in found if r["phi"] == 0.5)
-        lines.append(f"| {' | '.join(map(str, [*cells, _number(collapsed)]))} |")
-    return lines
+        lines.append([*cells, _of_runs(found, "missed_warning"), _number(collapsed)])
+    return table(head, lines)
 
 
 def _by_phi(rows: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
@@ -140,33 +144,29 @@ def _by_phi(rows: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]
     return [sorted(group, key=lambda row: row["phi"]) for group in groups.values()]
 
 
-def confirmation(rows: list[dict[str, Any]]) -> list[str]:
+def confirmation(rows: list[dict[str, Any]]) -> str:
     """Steps until a sudden fall was told, with and without confirmation."""
+    head = (
+        "falls to | early confirmation | steps to WARNING, median / p90 | to COLLAPSED | largest "
+        "share of time"
+    )
     lines = [
-        "| falls to | early confirmation | steps to WARNING, median / p90 | to COLLAPSED | "
-        "largest share of time |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [
+        [
             f"{row['level']:.0%}",
             "yes" if row["confirmation"] else "no",
-            f"{_number(row['median_warning'])} / {_number(row['p90_warning'])}",
-            f"{_number(row['median_collapsed'])} / {_number(row['p90_collapsed'])}",
+            _median_and_p90(row, "warning"),
+            _median_and_p90(row, "collapsed"),
             f"{row['largest_share_of_time']:.2%}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def cost(rows: list[dict[str, Any]]) -> list[str]:
-    """Seconds of a check and a writing, and the share of a run they take."""
-    lines = [
-        "| parameters | training step | check | writing | "
-        + " | ".join(f"share of {run['steps']:,} steps" for run in rows[0]["runs"])
-        + " |",
-        "|---|---|---|---|" + "---|" * len(rows[0]["runs"]),
+        for row in rows
     ]
+    return table(head, lines)
+
+
+def cost(rows: list[dict[str, Any]]) -> str:
+    """Seconds of a check and a writing, and the share of a run they take."""
+    shares = [f"share of {run['steps']:,} steps" for run in rows[0]["runs"]]
+    lines = []
     for row in rows:
         cells = [f"{row['parameters'] / 1e6:.1f} M"]
         cells += [f"{row[f'{part}_seconds']:.2f} s" for part in ("step", "check", "writing")]
@@ -174,8 +174,8 @@ def cost(rows: list[dict[str, Any]]) -> list[str]:
             f"{run['share_of_time']:.2%} ({run['checks']} checks, {run['writings']} writings)"
             for run in row["runs"]
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return table(" | ".join(["parameters | training step | check | writing", *shares]), lines)
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
@@ -215,6 +215,19 @@ def _share(found: dict[str, Any]) -> str:
         return "-"
     interval = f"{found['low']:.0%} to {found['high']:.0%}"
     return f"{found['hits']} of {found['runs']} ({interval})"
+
+
+def _counted(names: list[str | None]) -> str:
+    counts = Counter(name for name in names if name)
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"
+
+
+def _of_runs(found: list[dict[str, Any]], name: str) -> str:
+    return f"{sum(row[name] for row in found)} of {sum(row['runs'] for row in found)}"
+
+
+def _median_and_p90(row: dict[str, Any], name: str) -> str:
+    return f"{_number(row[f'median_{name}'])} / {_number(row[f'p90_{name}'])}"
 
 
 def _number(value: float | None) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sigma_monitor.options import CHANNELS
+
 __all__ = ["FUNCTIONALS", "OURS", "alarm_steps", "auroc", "calibrated", "moves"]
 
 OURS = "sigma_monitor"
-OURS_SPECTRUM = "sigma_monitor, representation alone"
 Row = dict[str, float]
 
 # Name -> column, and the side that is bad: −1 a drop, 1 a rise, both in ratio to the start.
@@ -46,8 +47,9 @@ def alarm_steps(run: dict[str, Any], calibration: Calibration) -> dict[str, list
     """Method -> all steps at which it alarms in a run."""
     rows: Sequence[Row] = run["rows"]
     found = {
-        OURS: _alerts(run["alerts"], ("representation", "generation", "loss")),
-        OURS_SPECTRUM: _alerts(run["alerts"], ("representation",)),
+        OURS: _alerts(run["alerts"], (*CHANNELS, "loss")),
+        # What each channel contributes; held-out loss has its row among the rivals.
+        **{f"{OURS}, {name} alone": _alerts(run["alerts"], (name,)) for name in CHANNELS},
         "held-out loss": _steps(rows, "loss", lambda x, past: x >= (1 + _LOSS_RISE) * min(past)),
     }
     for name, (column, side) in FUNCTIONALS.items():

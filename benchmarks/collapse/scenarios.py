@@ -14,12 +14,13 @@ import torch
 from ground import Ground, blocks_of
 from measures import Measures
 from torch.nn import functional as F
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 
 from sigma_monitor import ProbeSet, SigmaCallback
-from sigma_monitor.demo.arms import Runaway
-from sigma_monitor.demo.corpus import BLOCK, Block
+from sigma_monitor.demo import training
+from sigma_monitor.demo.corpus import Block
 from sigma_monitor.demo.own_text import EachGeneration, Texts, written_by
+from sigma_monitor.demo.training import BATCH, AlignmentTrainer, Runaway
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.options import CHANNELS
 
@@ -31,7 +32,6 @@ GENERATION_STEPS = 40  # from one generation of model-made text to the next
 CHECKS = 50
 EXAMPLES = 96  # more than features, which the tracks of SIGMA need
 WRITING_EVERY = 2  # checks
-BATCH = 16
 TEXTS = 256  # of a generation
 RATE = 5e-4
 SCRATCH_RATE = 2e-3
@@ -111,26 +111,17 @@ def train(
         output_dir=folder,
     )
     run.measures.follow(watch.monitor, offset)
-    trainer = kind(
+    training.train(
         model,
-        TrainingArguments(
-            str(folder),
-            max_steps=steps,
-            per_device_train_batch_size=BATCH,
-            learning_rate=rate,
-            lr_scheduler_type="constant",
-            logging_steps=20,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            seed=run.seed,
-        ),
-        train_dataset=texts,
+        texts,
+        folder,
         callbacks=[watch, *callbacks],
+        steps=steps,
+        rate=rate,
+        seed=run.seed,
+        logging_steps=20,
+        kind=kind,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
     record = folder / RECORD
     run.measures.close(record, offset)
     return record
@@ -238,19 +229,8 @@ def cheap_reward(run: Run) -> None:
     train(run, run.ground.model(), real(run), kind=Reinforced, rate=RATE)
 
 
-class Aligned(Trainer):
-    """Pulls the mean embeddings of both halves of a text together and pushes nothing apart."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:
-        left, right = (
-            model.base_model(input_ids=half).last_hidden_state.mean(1)
-            for half in inputs["input_ids"].split(BLOCK // 2, dim=1)
-        )
-        return 1 - F.cosine_similarity(left, right).mean()
-
-
 def alignment(run: Run) -> None:
-    train(run, run.ground.model(), real(run), kind=Aligned)
+    train(run, run.ground.model(), real(run), kind=AlignmentTrainer)
 
 
 def from_scratch(run: Run) -> None:

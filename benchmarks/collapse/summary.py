@@ -72,13 +72,10 @@ def _scenarios(runs: list[Run], alarms: list[dict[str, Any]]) -> list[dict[str, 
                 },
                 "median_delay_checks": _median([_checks(r, r["onset"] or 0, s) for r, s in told]),
                 "median_checks_after_loss_5": _median(_against(told, _loss_step)),
-                "median_checks_after_diversity": _median(_against(told, _diversity_step)),
                 "first_channels": [_first_channel(r) for r, _ in own],
                 "right_channel": sum(_rightly_placed(r) for r, _ in own),
                 "collapsed": sum(_collapsed(r) for r, _ in own),
                 "information": sum(_informed(r) for r, _ in own),
-                "check_share": _median([r["check_seconds"] / r["seconds"] for r, _ in own]),
-                "seconds": _median([r["seconds"] for r, _ in own]),
             }
         )
     return table
