@@ -75,7 +75,7 @@ def compare(width: int, layers: int, repeats: int) -> dict[str, Any]:
     ids = torch.randint(VOCABULARY, (128, 128), generator=torch.Generator().manual_seed(0))
     probes = ProbeSet.from_tensors({"input_ids": ids})
     monitor = SigmaMonitor(probes, max_overhead=None, sinks=[])
-    writer = SigmaMonitor(probes, channels=CHANNELS).writer
+    writer = SigmaMonitor(probes, channels=CHANNELS).instrument.writer
     assert writer is not None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     parts = {
@@ -117,12 +117,11 @@ def share(steps: int, seconds: dict[str, float], every: int) -> dict[str, Any]:
                 advance(seconds["step"])
             if not cadence.due(step):
                 continue
-            first_timed = step > 0 and cadence.untimed
-            cadence.begin(step)
-            if first_timed:  # the budget is applied, and may move this very check
-                cadence.respace()
+            if step > 0 and cadence.untimed:
+                cadence.apply_budget(step)  # which may move this very check
                 if not cadence.due(step):
                     continue
+            cadence.begin(step)
             writes = checks % every == 0
             extra = seconds["writing"] if writes else 0.0
             advance(seconds["check"] + extra)

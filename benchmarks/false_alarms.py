@@ -132,7 +132,7 @@ def _finite(value: float) -> float | None:
     return round(value, 2) if math.isfinite(value) else None
 
 
-def confirmation(runs: int, level: float, *, hurries: bool) -> dict[str, Any]:
+def confirmation(runs: int, level: float, *, early: bool) -> dict[str, Any]:
     """Steps until a sudden fall is told, at a budget of 1 % that pays for some forty checks.
 
     A step takes 0.1 s and a check 0.5 s; the run has 20,000 steps, the fall comes anywhere between
@@ -163,13 +163,13 @@ def confirmation(runs: int, level: float, *, hurries: bool) -> dict[str, Any]:
                 # What the monitor asks before it confirms early.
                 least, ratio = detector.thresholds.warning_trend, detector.ratio or 1.0
                 off = status < Status.COLLAPSED and not least < ratio < 1 / least
-                cadence.hurry(wanted=hurries and off)
+                cadence.confirm_early(wanted=early and off)
         warned.append(found.get(Status.WARNING, math.inf) - begin)
         collapsed.append(found.get(Status.COLLAPSED, math.inf) - begin)
         shares.append(cadence.overhead_with() or 0.0)
     return {
         "level": level,
-        "confirmation": hurries,
+        "confirmation": early,
         "runs": runs,
         **_spread("warning", warned),
         **_spread("collapsed", collapsed),
@@ -214,9 +214,9 @@ def main() -> None:
             for lasts in (25, 50, 100, 200)
         ]
         confirmations = [
-            pool.submit(confirmation, some // 2, level, hurries=hurries)
+            pool.submit(confirmation, some // 2, level, early=early)
             for level in (0.6, 0.3)
-            for hurries in (False, True)
+            for early in (False, True)
         ]
         result = {
             "environment": environment(),

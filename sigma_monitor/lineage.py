@@ -45,7 +45,7 @@ class Reference:
                 + (
                     "that run had no baseline yet."
                     if at == BEGINNING
-                    else "that run did not end by close()."
+                    else "that run did not end by close(), or its last check measured nothing."
                 )
                 + " Pass the record of a run that went on for longer."
             )

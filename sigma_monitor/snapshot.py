@@ -104,6 +104,7 @@ class Snapshot:
             )
         try:
             fields = dict(body)
+            fields["step"] = int(fields["step"])
             fields["status"] = Status[fields["status"]]
             fields["layers"] = {
                 layer: {key: _unpack(packed) for key, packed in estimates.items()}

@@ -323,6 +323,14 @@ def test_step_without_a_probe_set_fails_and_does_not_raise():
     assert monitor.failures == 1
 
 
+def test_step_does_not_raise_on_what_is_no_model():
+    monitor = Dial().monitor()
+    for step in range(2):
+        assert monitor.step(None, step) is None
+    assert monitor.failures == 2
+    assert monitor.cadence.state_dict()["check_seconds"] >= 0
+
+
 def test_an_interrupt_is_not_swallowed():
     def interrupt(model, batch):
         raise KeyboardInterrupt
@@ -395,6 +403,35 @@ def test_a_stop_that_was_carried_out_is_not_repeated_until_it_is_armed_anew():
     run(resumed, model, range(60, 100), rank={60: WIDTH, 90: 4})
     assert resumed.should_stop
     assert resumed.stop_reason == f"COLLAPSED at step {90 + 2 + 4}"
+
+
+def test_only_a_stop_that_was_asked_for_is_used_up():
+    model = Dial()
+    monitor = run(model.monitor(), model, range(30), rank={10: 4})
+    assert monitor.status is Status.COLLAPSED
+    resumed = model.monitor(stop_on_collapse=True)
+    resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    run(resumed, model, [30])
+    assert resumed.should_stop
+
+
+def test_a_stop_is_not_armed_anew_by_an_excuse_that_ends():
+    model = Dial()
+    monitor = run(model.monitor(stop_on_collapse=True), model, range(30), rank={10: 4})
+    resumed = model.monitor(stop_on_collapse=True)
+    resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    channel = resumed._watch._representation
+    conclude = channel.conclude
+
+    def excused(*args):
+        alerts = conclude(*args)
+        channel.excused = resumed.checks == 32
+        return alerts
+
+    channel.conclude = excused
+    run(resumed, model, range(30, 40))
+    assert resumed.status is Status.COLLAPSED
+    assert not resumed.should_stop
 
 
 def test_embeddings_that_stay_not_finite_stop_too():
@@ -552,6 +589,50 @@ def _centred_effective_rank(rows):
     singular = torch.linalg.svdvals((rows - rows.mean(0)).double())
     shares = singular / singular.sum()
     return float(torch.special.entr(shares).sum().exp())
+
+
+@pytest.mark.parametrize("resumes", [False, True], ids=["unbroken", "resumed"])
+@pytest.mark.parametrize("cost", [0.15, 0.4], ids=["as_often_as_asked", "stretched"])
+def test_what_was_asked_before_the_budget_is_known_stays(clock, cost, resumes):
+    model, listener = Dial(128, clock=clock, cost=cost / 128), Listener()
+    monitor = budgeted(model, sinks=[listener])
+    timed(clock, monitor, model, range(3))
+    monitor.bridge(0.5)
+    if resumes:
+        state = json.loads(json.dumps(monitor.state_dict()))
+        monitor = budgeted(model, sinks=[listener])
+        monitor.load_state_dict(state)
+    timed(clock, monitor, model, range(3, 200))
+    assert monitor.checks > 1
+    assert monitor.last_snapshot.ratios["last"] == pytest.approx(math.exp(-0.5))
+    windows = monitor._watch.layers["last"].level
+    assert 20 <= windows.expected_checks < 1000 // 10 + 1  # of the budget, not as asked
+
+
+def test_a_new_baseline_that_was_asked_for_before_the_budget_is_known_stays(clock):
+    model, listener = Dial(128, clock=clock, cost=0.4 / 128), Listener()
+    monitor = budgeted(model, sinks=[listener])
+    timed(clock, monitor, model, range(3))
+    monitor.rebaseline()
+    timed(clock, monitor, model, range(3, 200), rank={3: 8})
+    assert listener.alerts() == ["BASELINE", "BASELINE"]
+    assert monitor.last_snapshot.ratios["last"] == pytest.approx(1.0)
+
+
+def test_another_probe_set_after_a_cut_is_cut_too(clock, messages):
+    model = Dial(200, clock=clock, cost=1.0 / 200)
+    monitor = budgeted(model)
+    timed(clock, monitor, model, range(100))
+    assert monitor.last_snapshot.examples == 64
+    other = ProbeSet.from_tensors({"index": torch.arange(100, 200)})
+    monitor.probes = other
+    timed(clock, monitor, model, range(100, 200))
+    assert monitor.last_snapshot.examples == 64
+    assert monitor.last_snapshot.fingerprint != ""
+    assert torch.equal(
+        monitor.instrument.ready_probes.tensors["index"], other.tensors["index"][:64]
+    )
+    assert any("baseline begins anew" in message for message in messages())
 
 
 def test_without_a_budget_the_probe_set_stays(clock):

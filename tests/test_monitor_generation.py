@@ -16,7 +16,7 @@ from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.probing import Writer
 from sigma_monitor.probing.encoders import hashing_encoder
-from sigma_monitor.sinks import read_record
+from sigma_monitor.sinks import JsonlSink, read_record
 from tests.clock import stop_the_clock
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
@@ -235,9 +235,9 @@ def test_texts_are_quoted_only_where_that_was_asked_for():
         written = {text for texts in encoder.texts for text in texts}
         own = [Letters().decode(row) for row in PROBES.tensors["input_ids"].tolist()]
         if include:
-            for text in encoder.texts[collapsed.check - 1][:3]:
+            for text in encoder.texts[collapsed.check][:3]:
                 assert f"\u201c{text}\u201d" in collapsed.text
-            assert encoder.texts[collapsed.check - 1][3] not in collapsed.text
+            assert encoder.texts[collapsed.check][3] not in collapsed.text
         else:
             assert quoted([*written, *own], listener) == []
 
@@ -257,6 +257,33 @@ def test_probe_examples_are_quoted_only_where_that_was_asked_for():
         expected = {own[i] for i in alert.moved_examples} if include else set()
         assert expected <= set(quoted(own, listener))
         assert bool(quoted(own, listener)) is include
+
+
+class Unreadable(Letters):
+    """Can read what a model writes, and not the probe examples."""
+
+    def decode(self, ids, *, skip_special_tokens):
+        if len(ids) > 8:
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "no text")
+        return super().decode(ids, skip_special_tokens=skip_special_tokens)
+
+
+def test_an_alert_comes_without_quotes_where_they_cannot_be_read(tmp_path, messages):
+    model, listener = tiny("llama"), Listener()
+    watcher = monitor(tokenizer=Unreadable(), include_examples=True, output_dir=tmp_path)
+    watcher.sinks = [JsonlSink(tmp_path / RECORD), listener]
+    for step in range(16):
+        if step == 2:
+            with torch.no_grad():
+                model.model.norm.weight[2:] = 0.0  # of 16 directions
+        watcher.step(model, step)
+    assert watcher.failures == 0
+    kinds = [a.kind for a in told_by(listener, "representation")]
+    assert kinds == ["BASELINE", "WARNING", "COLLAPSED"]
+    assert sum("cannot be quoted" in message for message in messages()) == 1
+    watcher.close()
+    events = [e["event"] for e in read_record(tmp_path / RECORD).events]
+    assert events.count("quotes_failed") == 1
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -745,6 +772,24 @@ def test_a_record_with_another_kind_of_baseline_is_refused_at_construction(tmp_p
 # --- the budget ----------------------------------------------------------------------------------
 
 
+def test_what_is_built_once_is_no_recurring_cost(monkeypatch):
+    clock, model = stop_the_clock(monkeypatch), tiny("llama")
+    calls = []
+
+    def slow_at_first(texts):
+        clock.advance(0.1 if calls else 50.0)
+        calls.append(len(texts))
+        return [[float(len(text)), 1.0, float(i)] for i, text in enumerate(texts)]
+
+    watcher = monitor(encoder=slow_at_first, every="auto", max_overhead=0.01, max_steps=1000)
+    for step in range(100):
+        clock.advance(1.0 if step else 0.0)
+        watcher.step(model, step)
+    costs = watcher.cadence.state_dict()
+    assert costs["check_seconds"] >= 50.0
+    assert costs["extra"] == pytest.approx(0.1 / watcher.instrument.writer.every)
+
+
 def test_text_is_not_lost_where_the_probe_set_shrinks(monkeypatch):
     """Of 128 examples 97 are long enough to be continued, and 64 are; of the first 64, 33 are."""
     clock, model, listener = stop_the_clock(monkeypatch), tiny("llama"), Listener()
@@ -769,4 +814,7 @@ def test_text_is_not_lost_where_the_probe_set_shrinks(monkeypatch):
         watcher.step(model, step)
     assert [s.examples for s in listener.snapshots()][:3] == [128, 64, 64]
     assert len([s for s in listener.snapshots() if s.generation]) >= 4
+    # The first writing stays the baseline: its prompts are of the whole set, cut or not.
+    for series in watcher._watch.writing.series.values():
+        assert series.detector.baseline.step == 0
     assert set(listener.alerts()) == {"BASELINE"}

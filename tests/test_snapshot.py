@@ -73,6 +73,7 @@ def test_a_missing_field_is_refused_and_named(name):
     ("name", "value"),
     [
         ("status", "ASLEEP"),
+        ("step", "x"),
         ("layers", {"last": {"trace": [1.0, 1.0, 1.0]}}),
         ("layers", {"last": {"trace": ["one", 1.0, 1.0, "exact"]}}),
         ("layers", ["last"]),

@@ -31,7 +31,7 @@ class Measures:
 
     def follow(self, monitor: SigmaMonitor, offset: int) -> None:
         """Keep what the monitor reads at each check, and measure it once more."""
-        read, check = monitor.probe.read, monitor.step
+        read, check = monitor.instrument.probe.read, monitor.step
 
         def kept(*arguments: Any) -> Any:
             reading = read(*arguments)
@@ -44,7 +44,7 @@ class Measures:
                 self.rows.append(self._row(snapshot, offset))
             return snapshot
 
-        monitor.probe.read = kept  # type: ignore[method-assign]
+        monitor.instrument.probe.read = kept  # type: ignore[method-assign]
         monitor.step = step  # type: ignore[method-assign]
 
     def close(self, path: Path, offset: int) -> None:

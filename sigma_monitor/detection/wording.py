@@ -131,6 +131,10 @@ def _finding(alert: Alert) -> str:
     where = "the model" if alert.layer is None else f"layer {alert.layer}"
     if alert.kind == "NONFINITE" and alert.channel == "loss":
         return "Held-out loss is NaN or infinite, though probe embeddings are finite."
+    if alert.kind == "NONFINITE" and alert.layer is None and alert.functional is not None:
+        return f"{alert.functional} is NaN or infinite."
+    if alert.kind == "VANISHED" and alert.layer is None and alert.functional is not None:
+        return f"{alert.functional} is zero."
     if alert.kind == "NONFINITE":
         return f"Probe embeddings of {where} hold NaN or infinity."
     if alert.kind == "VANISHED":

@@ -39,6 +39,7 @@ class Replay:
             "checks": self.checks,
             "skipped": self.skipped,
             "status": self.status.name,
+            "worst": self.worst.name,
             "alerts": [alert.to_dict() for alert in self.alerts],
         }
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.sinks import Record, read_record
+from sigma_monitor.snapshot import WATCHED
 
 __all__ = ["STEP_COLUMNS", "Series", "read_series"]
 
 STEP_COLUMNS = ("step", "global_step", "train/global_step", "_step")  # looked for in this order
 
-_WATCHED = "effective_rank"  # that of `measure`, which would load torch
 _RECORD_TYPES = ("check", "alert", "event")
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 
@@ -271,13 +271,13 @@ def _place(path: Path, record: Record, column: str | None) -> tuple[str, str]:
         for snapshot in record.snapshots
         for layer, estimates in snapshot.layers.items()
         # A check that measured nothing still says that the layer is watched.
-        for key in (_WATCHED, *estimates)
+        for key in (WATCHED, *estimates)
     }
     if not places:
         raise InputError(f"{path}: the record has no checks. Pass one of a run that was measured.")
     first, _ = next(iter(places.values()))
-    name = _WATCHED if column is None else column
+    name = WATCHED if column is None else column
     for written in (name, f"{first}/{name}"):
         if written in places:
             return places[written]
-    raise _no_column(path, column or _WATCHED, places)
+    raise _no_column(path, column or WATCHED, places)

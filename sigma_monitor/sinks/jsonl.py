@@ -91,7 +91,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             continue
         try:
             body = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of brackets without end
             torn.append(number)
             continue
         kind = body.pop("type", None) if isinstance(body, dict) else None

@@ -27,11 +27,13 @@ def test_json_is_the_result_of_python(write, capsys):
     found = json.loads(printed.out, parse_constant=refuse)
     replay = replay_file(path, "rank")
     assert found == json.loads(json.dumps(replay.to_dict()))
-    assert list(found) == ["file", "column", "checks", "skipped", "status", "alerts"]
+    assert list(found) == ["file", "column", "checks", "skipped", "status", "worst", "alerts"]
     assert (found["file"], found["column"]) == (str(path), "rank")
-    assert (found["checks"], found["skipped"], found["status"]) == (CHECKS, 1, "COLLAPSED")
+    assert (found["checks"], found["skipped"]) == (CHECKS, 1)
+    assert (found["status"], found["worst"]) == ("COLLAPSED", "COLLAPSED")
     kinds = ["BASELINE", "NONFINITE", "WARNING", "COLLAPSED"]
     assert [a["kind"] for a in found["alerts"]] == kinds
+    assert "rank is NaN or infinite." in found["alerts"][1]["text"]
     assert found["alerts"][2]["title"] == "sigma: representations are contracting"
 
 

@@ -9,9 +9,9 @@ import pytest
 from sigma_monitor import Estimate
 from sigma_monitor.cli import main
 from sigma_monitor.errors import InputError
-from sigma_monitor.snapshot import WATCHED
 from sigma_monitor.replay import replay_file
 from sigma_monitor.sinks import JsonlSink
+from sigma_monitor.snapshot import WATCHED
 from tests.replay.files import CHECKS, by_hand, rows_of, series, told, write_jsonl
 from tests.snapshots import alert, snapshot
 

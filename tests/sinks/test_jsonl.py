@@ -164,6 +164,14 @@ def test_an_empty_file_is_an_empty_record(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_line_of_brackets_without_end_is_torn(path):
+    JsonlSink(path).log(snapshot())
+    with path.open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    record = read_record(path)
+    assert (steps_of(record), record.torn_lines) == ([10], [2])
+
+
 def test_a_full_disk_raises_each_time_and_close_does_not():
     sink = JsonlSink("/dev/full")
     for _ in range(3):
