@@ -3,10 +3,11 @@ r"""Watches the spectrum of a language model's representations while it trains.
 A fixed probe set goes through the model, becomes embeddings, their Gram spectrum becomes numbers
 with intervals, the series of numbers becomes a verdict, and the verdict becomes an alert::
 
-    probing -> spectrum -> snapshot -> detection -> sinks
-                     \________ monitor ________/
-                                  |
-                            integrations
+    probing -> spectrum -> measure -> watch (detection) -> sinks
+    \_______ instrument _________/
+    \______________________ monitor ________________________/
+                                |
+                          integrations
 
 `SigmaCallback` is the whole of it in one line for a transformers `Trainer`; `SigmaMonitor` is the
 same for any loop; `spectral_summary` is the spectrum of one embedding matrix.

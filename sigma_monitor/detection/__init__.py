@@ -1,38 +1,40 @@
 """A series of checks in, status and alerts out. Plain Python, serialisable, no torch.
 
-`Detector` watches one series: `baseline` says what it is compared with, `rule` holds the
-thresholds, `finding` applies them to the latest checks, `episode` decides what of it is news,
-`attribution` says when it began. `verdict` joins what several series say, and `wording` turns an
-alert into sentences.
+What becomes of a series, and where::
+
+    checks -> baseline -> finding -> status -> episode -> verdict -> wording
+              start or    level or   patience  what is    loss and   sentences
+              plateau     trend      recovery  news       output
+
+`Detector` takes a series up to what is news, by the thresholds of `rule`; `attribution` says when
+an excursion began.
 """
 
 from sigma_monitor.detection.baseline import Baseline
-from sigma_monitor.detection.detector import SEVERITY, Detector
-from sigma_monitor.detection.episode import Episode, News
+from sigma_monitor.detection.detector import Detector
+from sigma_monitor.detection.episode import Episode
 from sigma_monitor.detection.rule import PRESETS, Thresholds
 from sigma_monitor.detection.verdict import (
     Evidence,
     Judgement,
     Verdict,
-    judged,
     judgement,
     paired_change,
+    verdict_on,
 )
 from sigma_monitor.detection.wording import worded
 
 __all__ = [
     "PRESETS",
-    "SEVERITY",
     "Baseline",
     "Detector",
     "Episode",
     "Evidence",
     "Judgement",
-    "News",
     "Thresholds",
     "Verdict",
-    "judged",
     "judgement",
     "paired_change",
+    "verdict_on",
     "worded",
 ]

@@ -14,14 +14,14 @@ from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.detection.attribution import onset
 from sigma_monitor.detection.baseline import Baseline
 from sigma_monitor.detection.episode import Episode, Flapping
-from sigma_monitor.detection.finding import Finding, Point, judge
+from sigma_monitor.detection.finding import Finding, Point, find
 from sigma_monitor.detection.rule import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 
-__all__ = ["SEVERITY", "Detector"]
+__all__ = ["Detector"]
 
 # Of an alert that nothing else is known about.
-SEVERITY: dict[AlertKind, Severity] = {
+_SEVERITY: dict[AlertKind, Severity] = {
     "BASELINE": "info",
     "WARNING": "warn",
     "COLLAPSED": "error",
@@ -161,7 +161,7 @@ class Detector:
         if self.status is Status.WARMUP:
             self._extend_warmup(step, log_value, stderr or 0.0)
         else:
-            self._judge(step, log_value, stderr or 0.0)
+            self._look(step, log_value, stderr or 0.0)
         return self.status
 
     def missed(self, step: int) -> Status:
@@ -236,36 +236,48 @@ class Detector:
             self._warmup = []
             self._tell("BASELINE", step)
 
-    def _judge(self, step: int, log_value: float, stderr: float) -> None:
-        rule = self.thresholds
+    def _look(self, step: int, log_value: float, stderr: float) -> None:
+        """What this check finds, which status that makes, and what of it is news."""
         if self.baseline is not None:
-            self.finding = judge(list(self._points), self.baseline, rule, stderr)
-        self._collapsed_in_a_row = self._run(
-            self._collapsed_in_a_row, self.finding.status is Status.COLLAPSED
-        )
+            points = list(self._points)
+            self.finding = find(points, self.baseline, self.thresholds, stderr)
+        found = self._found(log_value)
+        self._enter(found)
+        self._recover(calm=found is Status.HEALTHY and self._calm(log_value))
+        severity: Severity = "error" if self._level is Status.COLLAPSED else "warn"
+        for news in self._episode.update(self._level, severity, self.side):
+            alert = self.describe(news.kind, step)
+            self.news.append(replace(alert, severity=news.severity, reminder=news.reminder))
+
+    def _found(self, log_value: float) -> Status:
+        """The finding of this check, with the patience that a collapse takes."""
+        rule = self.thresholds
+        low = self.finding.status is Status.COLLAPSED
         floored = rule.floor is not None and log_value <= math.log(rule.floor)
+        self._collapsed_in_a_row = self._run(self._collapsed_in_a_row, low)
         self._floor_in_a_row = self._run(self._floor_in_a_row, floored)
-        found = min(self.finding.status, Status.WARNING)
         if (
             self._collapsed_in_a_row >= rule.collapsed_patience
             or self._floor_in_a_row >= rule.floor_patience
         ):
-            found = Status.COLLAPSED
-        elif self._level is Status.COLLAPSED and self.finding.side == "expansion":
-            found = Status.HEALTHY  # a collapse ends by its own recovery; a rise is judged then
+            return Status.COLLAPSED
+        if self._level is Status.COLLAPSED and self.finding.side == "expansion":
+            return Status.HEALTHY  # a collapse ends by its own recovery; a rise is looked at then
+        return min(self.finding.status, Status.WARNING)
+
+    def _enter(self, found: Status) -> None:
+        """A status is only ever raised here; another side is another excursion."""
         side = "contraction" if found is Status.COLLAPSED else self.finding.side
         if found > Status.HEALTHY and (self._level is Status.HEALTHY or side != self.side):
             self.side = side
             self.onset_step = self._onset()
         self._level = max(self._level, found)
-        calm = found is Status.HEALTHY and self._calm(log_value)
+
+    def _recover(self, *, calm: bool) -> None:
         self._calm_in_a_row = self._run(self._calm_in_a_row, calm)
-        if self._calm_in_a_row >= rule.recovered_patience and self._level > Status.HEALTHY:
+        recovered = self._calm_in_a_row >= self.thresholds.recovered_patience
+        if recovered and self._level > Status.HEALTHY:
             self._level, self._calm_in_a_row, self.onset_step = Status.HEALTHY, 0, None
-        severity: Severity = "error" if self._level is Status.COLLAPSED else "warn"
-        for news in self._episode.update(self._level, severity, self.side):
-            alert = self.describe(news.kind, step)
-            self.news.append(replace(alert, severity=news.severity, reminder=news.reminder))
 
     @staticmethod
     def _run(so_far: int, goes_on: bool) -> int:
@@ -296,7 +308,7 @@ class Detector:
 
     def describe(self, kind: AlertKind, step: int) -> Alert:
         """An alert with what this series can say about itself now."""
-        alert = Alert(kind, SEVERITY[kind], step, self._checks)
+        alert = Alert(kind, _SEVERITY[kind], step, self._checks)
         if kind not in ("BASELINE", "WARNING", "COLLAPSED", "RECOVERED"):
             return alert
         baseline = None if self.baseline is None else _exp(self.baseline.log_value)

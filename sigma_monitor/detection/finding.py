@@ -11,7 +11,7 @@ from sigma_monitor.alert import Side, Status
 from sigma_monitor.detection.baseline import Baseline
 from sigma_monitor.detection.rule import Thresholds
 
-__all__ = ["Finding", "Point", "judge", "level"]
+__all__ = ["Finding", "Point", "find", "level"]
 
 Point = tuple[int, float]  # training step, natural log of the functional
 
@@ -32,7 +32,7 @@ class Finding:
     steps_left: float | None = None  # a trend: steps until it reaches its target
 
 
-def judge(
+def find(
     points: Sequence[Point], baseline: Baseline, rule: Thresholds, stderr: float = 0.0
 ) -> Finding:
     """Apply the rule to the latest checks.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sigma_monitor.alert import Alert, Severity
 
-__all__ = ["Evidence", "Judgement", "Verdict", "judged", "judgement", "paired_change"]
+__all__ = ["Evidence", "Judgement", "Verdict", "judgement", "paired_change", "verdict_on"]
 
 Judgement = Literal["better", "flat", "worse"]
 
@@ -33,7 +33,7 @@ class Verdict:
     text: str
 
 
-def judged(alert: Alert, evidence: Evidence) -> Verdict:
+def verdict_on(alert: Alert, evidence: Evidence) -> Verdict:
     """The verdict on a WARNING or COLLAPSED.
 
     | move | loss better | flat | worse | not measured |

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from sigma_monitor.alert import Alert, AlertKind, Channel, Status
-from sigma_monitor.detection import Episode, Evidence, Thresholds, judged
+from sigma_monitor.detection import Episode, Evidence, Thresholds, verdict_on
 
 __all__ = ["ChannelWatch", "Member", "combined"]
 
@@ -85,7 +85,7 @@ class ChannelWatch:
         if self.status > Status.HEALTHY:
             kind: AlertKind = "COLLAPSED" if self.status is Status.COLLAPSED else "WARNING"
             alarm = self._alarm(kind, step, members)
-            verdict = judged(alarm, evidence(alarm))
+            verdict = verdict_on(alarm, evidence(alarm))
             alarm = replace(alarm, verdict=verdict.text)
         severity = verdict.severity if verdict is not None else "info"
         self.excused = verdict is not None and severity == "info"
