@@ -15,9 +15,11 @@ __all__ = ["Cadence"]
 _AUTO_CHECKS = 100  # of a run whose length is known
 _AUTO_EVERY = 50  # steps, where it is not
 _MOST_SNAP_COST = 1.25  # a coarser spacing may cost at most this much delay
-_LEAST_CHECKS = 20  # of a run that the budget should pay for, before the probe set shrinks
+_LEAST_AFFORDABLE = (
+    20  # checks of a run that the budget should pay for, before the probe set shrinks
+)
 _COSTS_KEPT = 3
-_EARLY = 8  # a confirmation comes after this part of the spacing
+_EARLY_DIVISOR = 8  # a confirmation comes after an eighth of the spacing
 _EARLY_IN_A_ROW = 10  # confirmations of one excursion
 _EARLY_SHARE = 0.2  # of all checks
 _KEPT_CHECKS = 5  # that the budget must still pay for afterwards
@@ -123,7 +125,7 @@ class Cadence:
         self,
         step: int,
         seconds: float,
-        warm_up: float = 0.0,
+        once: float = 0.0,
         *,
         extra: float = 0.0,
         extra_every: int = 1,
@@ -133,14 +135,14 @@ class Cadence:
         Args:
             step: Training step.
             seconds: What a check like this costs each time.
-            warm_up: Seconds spent once, which no later check will need.
+            once: Seconds spent once, which no later check will need.
             extra: Seconds of what only some checks do.
             extra_every: Checks from one of these to the next.
         """
         if self._first_step is None:
             self._first_step = step
         self._checks += 1
-        self._check_seconds += seconds + warm_up + extra
+        self._check_seconds += seconds + once + extra
         if extra:
             self._extra = extra / extra_every
         self._costs = [*self._costs, seconds][-_COSTS_KEPT:]
@@ -163,7 +165,7 @@ class Cadence:
             20 checks of the run otherwise.
         """
         self.begin(step)
-        shrink = smaller is not None and self._checks + self.affordable_checks() < _LEAST_CHECKS
+        shrink = smaller is not None and self._checks + self.affordable_checks() < _LEAST_AFFORDABLE
         self._respace(smaller if shrink and smaller is not None else 1.0)
         return shrink
 
@@ -187,7 +189,7 @@ class Cadence:
             return
         if self.last_step is None or self.spacing is None or self.next_step is None:
             return
-        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _EARLY)
+        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _EARLY_DIVISOR)
         if (
             soon < self.spacing
             and not self.untimed

@@ -52,8 +52,8 @@ class Instrument:
         tokenizer: Of the writer; may be set later.
 
     Attributes:
-        once_seconds: Time spent on what no later check needs, since somebody set it to zero.
-        writing_seconds: Likewise on writing.
+        once_seconds: Since `restart_clock`, spent on what no later check needs.
+        writing_seconds: Since then, spent on writing.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Instrument:
 
     def reset(self) -> None:
         """Begin a new run."""
-        self.once_seconds = self.writing_seconds = 0.0
+        self.restart_clock()
         self._ready = False  # the device has been used
         self._examples: int | None = None  # the probe set is cut to so many
         self._cut: ProbeSet | None = None
@@ -86,6 +86,10 @@ class Instrument:
         self._forget(None)
         if self.writer is not None:
             self.writer.reset()
+
+    def restart_clock(self) -> None:
+        """Count the seconds of one check from here."""
+        self.once_seconds = self.writing_seconds = 0.0
 
     def _forget(self, fingerprint: str | None) -> None:
         self._fingerprint = fingerprint  # of what follows

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -32,9 +31,10 @@ from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
+from sigma_monitor.sinks import RECORD, Outlet, Sink
 from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
+from sigma_monitor.stop import StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
 from sigma_monitor.writing import Writing, WritingProbe
 
@@ -43,13 +43,10 @@ __all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 _logger = logging.getLogger("sigma_monitor")
 
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
-RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
-
 _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
 _STATE_VERSION = 3
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _QUOTES = 3  # texts in an alert
-_UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -87,9 +84,10 @@ class SigmaMonitor:
             run on the same probe set, to be compared with its baseline, or a generation of a
             `Lineage`.
         embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)`, instead of `layers`.
-        stop_on_collapse: True: `should_stop` is set on COLLAPSED. A number: COLLAPSED is at this
-            ratio of effective rank to its baseline, and sets it. False: alerts only. A collapse
-            while held-out loss is better than at baseline does not stop.
+        stop_on_collapse: True: `should_stop` is set on COLLAPSED, and after three checks in a row
+            at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of
+            effective rank to its baseline, and sets it. False: alerts only. A collapse while
+            held-out loss is better than at baseline does not stop.
         sinks: Replaces the default: the record below `output_dir`, the console, W&B alerts.
         output_dir: Folder of the run; without one there is no record.
         include_examples: Quote the probe examples that moved most, and some of what the model
@@ -165,14 +163,14 @@ class SigmaMonitor:
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
         self.cadence.max_steps = max_steps
         self.warmup_steps = warmup_steps
-        self.reference, self.baseline = reference_and_kind(baseline)
+        self.reference, self.baseline_kind = reference_and_kind(baseline)
         self.include_examples = include_examples
-        self.detector = detector_options(detector, stop_on_collapse)
+        self.thresholds = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
         self.sinks = sinks
         self.output_dir = output_dir
         self.enabled = enabled
-        self._open_sinks: list[Isolated] | None = None
+        self._open_outlet: Outlet | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -180,7 +178,7 @@ class SigmaMonitor:
         self.status = Status.WARMUP
         self.should_stop = False
         self.stop_reason: str | None = None
-        self._stop_armed = True
+        self._stop = StopRule(wanted=self.stop_on_collapse is not False)
         self.checks = 0
         self.failures = 0
         self.revision = 0
@@ -253,29 +251,28 @@ class SigmaMonitor:
         """Write an event of the run into the record."""
         if not self.enabled:
             return
-        for sink in self._ready_sinks():
-            sink.note(event, details)
+        self._outlet.note(event, details)
 
     def close(self) -> None:
         """Write the closing line of the record and release the sinks. May be called again."""
-        if self._open_sinks is None:
+        if self._open_outlet is None:
             return
         if self._watch is not None and self._has_baseline:
-            present = self._watch.present()
+            present = self._watch.latest_as_baselines()
             if present["layers"].keys() == self._watch.layers.keys():
                 self.note(END, fingerprint=self._fingerprint, baselines=present)
-        lost = {sink.name: sink.lost for sink in self._open_sinks if sink.lost}
+        lost = self._open_outlet.lost
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
         self._release_sinks()
 
     def _release_sinks(self) -> None:
-        for sink in self._open_sinks or ():
-            sink.close()
-        self._open_sinks = None
+        if self._open_outlet is not None:
+            self._open_outlet.close()
+            self._open_outlet = None
 
     def _start_clock(self, model: nn.Module) -> float:
         """Time at which a check begins, once the device has done what training gave it."""
-        self.instrument.once_seconds = self.instrument.writing_seconds = 0.0
+        self.instrument.restart_clock()
         synchronise(model)
         return time.perf_counter()
 
@@ -303,17 +300,14 @@ class SigmaMonitor:
         self._recognise(check.fingerprint, step)
         self._opening = None
         if self._watch is None:
-            self._open(model, step, check, smaller)
+            self._begin_watch(model, step, check, smaller)
         self.checks += 1
         alerts = self._take(step, check) + self._stop_alerts(step)
         alerts = [self._worded(alert, check.writing) for alert in alerts]
         seconds = time.perf_counter() - started
         snapshot = self._snapshot(step, check, alerts, seconds)
         self.last_snapshot = snapshot
-        for sink in self._ready_sinks():
-            sink.log(snapshot)
-            for alert in alerts:
-                sink.alert(alert)
+        self._outlet.deliver(snapshot, alerts)
         return snapshot
 
     def _take(self, step: int, check: Check) -> list[Alert]:
@@ -329,12 +323,14 @@ class SigmaMonitor:
         """Keep what another run needs to be compared with this one."""
         assert self._watch is not None
         self._has_baseline = True
-        baselines = self._watch.reference()
+        baselines = self._watch.baselines()
         self.note(BEGINNING, fingerprint=self._fingerprint, baselines=baselines, **details)
 
-    def _open(self, model: nn.Module, step: int, check: Check, smaller: Check | None) -> None:
+    def _begin_watch(
+        self, model: nn.Module, step: int, check: Check, smaller: Check | None
+    ) -> None:
         """Begin to watch, with this check."""
-        kind = self._baseline_kind(model)
+        kind = self._kind_for(model)
         if smaller is not None:
             self._opening = _Opening(kind, step, smaller)
         probes = self.instrument.ready_probes
@@ -342,7 +338,7 @@ class SigmaMonitor:
             "started",
             step=step,
             baseline=kind,
-            baseline_asked=self.baseline if self.reference is None else self.reference.source,
+            baseline_asked=self.baseline_kind if self.reference is None else self.reference.source,
             held_out=probes.held_out,
             probes=probes.source,
             examples=len(probes),
@@ -355,9 +351,9 @@ class SigmaMonitor:
         if self.reference is not None and not any(map(self._matches, (check, smaller))):
             self._say_unmatched(self.reference)
 
-    def _baseline_kind(self, model: nn.Module) -> Literal["start", "plateau"]:
-        if self.baseline != "auto":
-            return self.baseline
+    def _kind_for(self, model: nn.Module) -> Literal["start", "plateau"]:
+        if self.baseline_kind != "auto":
+            return self.baseline_kind
         return "start" if getattr(model, "name_or_path", "") else "plateau"
 
     def _watch_from(self, kind: Literal["start", "plateau"], check: Check) -> None:
@@ -365,7 +361,7 @@ class SigmaMonitor:
         has_loss = check.losses is not None
         self._watch = self._blank_watch(kind, list(check.measured), has_loss=has_loss)
         if self.reference is not None and self._matches(check):
-            self._watch.refer(self.reference.baselines)
+            self._watch.adopt(self.reference.baselines)
             self._note_baseline(source=self.reference.source)
 
     def _blank_watch(
@@ -379,7 +375,7 @@ class SigmaMonitor:
             expected_checks=checks,
             expected_writings=writings,
             warmup_steps=self.warmup_steps,
-            **self.detector,
+            **self.thresholds,
         )
         return RunWatch(layers, options, writes=self.instrument.writer is not None)
 
@@ -532,21 +528,12 @@ class SigmaMonitor:
             return ()
 
     def _stop_alerts(self, step: int) -> list[Alert]:
-        if self._watch is None or self.stop_on_collapse is False:
+        assert self._watch is not None
+        reason = self._stop.reason(step, self._watch)
+        if reason is None:
             return []
-        unmeasured = self._watch.unmeasured_in_a_row
-        over = self.status is not Status.COLLAPSED and unmeasured == 0
-        met = self._watch.collapsed or unmeasured >= _UNMEASURED_STOPS
-        armed, self._stop_armed = self._stop_armed, over or (self._stop_armed and not met)
-        if not met or not armed:
-            return []
-        self.should_stop = True
-        self.stop_reason = (
-            f"COLLAPSED at step {step}"
-            if self._watch.collapsed
-            else f"nothing could be measured in {unmeasured} checks up to step {step}"
-        )
-        return [Alert("STOPPED", "info", step, self.checks, text=f"Reason: {self.stop_reason}.")]
+        self.should_stop, self.stop_reason = True, reason
+        return [Alert("STOPPED", "info", step, self.checks, text=f"Reason: {reason}.")]
 
     def _snapshot(
         self, step: int, check: Check, alerts: Sequence[Alert], seconds: float
@@ -601,8 +588,7 @@ class SigmaMonitor:
             )
         self.note("failed", step=step, error=f"{type(error).__name__}: {error}")
         for alert in [] if self._watch is None else self._watch.missed(step):
-            for sink in self._ready_sinks():
-                sink.alert(self._worded(alert))
+            self._outlet.alert(self._worded(alert))
 
     def _agree(self) -> None:
         """Every rank goes on with rank 0's conclusions."""
@@ -622,18 +608,12 @@ class SigmaMonitor:
             cadence.next_step,
         ) = from_main(conclusions)
 
-    def _ready_sinks(self) -> list[Isolated]:
-        if self._open_sinks is None:
-            self._open_sinks = [Isolated(sink) for sink in self._chosen_sinks()]
-        return self._open_sinks
-
-    def _chosen_sinks(self) -> Sequence[Sink]:
-        if not is_main():
-            return ()
-        if self.sinks is not None:
-            return self.sinks
-        record = [] if self.output_dir is None else [JsonlSink(Path(self.output_dir) / RECORD)]
-        return (*record, ConsoleSink(), WandbAlertSink())
+    @property
+    def _outlet(self) -> Outlet:
+        """The sinks, opened at the first use: the callback learns late where they are to go."""
+        if self._open_outlet is None:
+            self._open_outlet = Outlet(self.sinks, self.output_dir)
+        return self._open_outlet
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins: everything a resumed run needs to go on as if unbroken."""
@@ -641,7 +621,7 @@ class SigmaMonitor:
             "version": _STATE_VERSION,
             "fingerprint": self._fingerprint,
             "status": self.status.name,
-            "stop_armed": self._stop_armed,
+            "stop_armed": self._stop.armed,
             "stop_reason": self.stop_reason,
             "checks": self.checks,
             "failures": self.failures,
@@ -675,10 +655,11 @@ class SigmaMonitor:
             self.instrument.load_state_dict(state["instrument"])
             if state["watch"] is not None:
                 layers = state["watch"]["order"]
+                # Which kind and whether there is a loss is in the state too.
                 self._watch = self._blank_watch("plateau", layers, has_loss=True)
                 self._watch.load_state_dict(state["watch"])
             self.status = Status[state["status"]]
-            self._stop_armed = bool(state["stop_armed"])
+            self._stop.armed = bool(state["stop_armed"])
             self.stop_reason = state["stop_reason"]
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])

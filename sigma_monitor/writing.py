@@ -110,7 +110,7 @@ class WritingProbe:
 
     def due(self, check: int) -> bool:
         """Whether the model writes at this check, counted from 1."""
-        return check % self.every == 1 % self.every
+        return (check - 1) % self.every == 0
 
     def prepare(self, model: nn.Module, tokenizer: Any) -> None:
         """Build the encoder and let it embed, where it has not yet: what is done once in a run.

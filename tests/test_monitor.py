@@ -865,9 +865,11 @@ def test_an_option_that_cannot_be_used_is_refused_at_once(options, named):
 
 
 def test_a_collapse_ratio_moves_the_warning_levels_and_the_users_own_win():
-    moved = SigmaMonitor(stop_on_collapse=0.75).detector["thresholds"]
+    moved = SigmaMonitor(stop_on_collapse=0.75).thresholds["representation"]
     assert moved["warning_fast"] == 0.75
-    own = SigmaMonitor(stop_on_collapse=0.4, detector={"warning_slow": 0.85}).detector["thresholds"]
+    own = SigmaMonitor(stop_on_collapse=0.4, detector={"warning_slow": 0.85}).thresholds[
+        "representation"
+    ]
     assert (own["collapsed"], own["warning_slow"]) == (0.4, 0.85)
 
 
@@ -898,7 +900,7 @@ def test_a_resumed_run_takes_the_ratios_that_are_asked_for_now():
 
 def test_a_preset_is_taken_by_name_alone():
     for preset in ("sensitive", "quiet"):
-        assert SigmaMonitor(detector=preset).detector["thresholds"] == {"preset": preset}
+        assert SigmaMonitor(detector=preset).thresholds["representation"] == {"preset": preset}
 
 
 def test_presets_reach_the_detectors():

@@ -22,6 +22,7 @@ HOUSE = [
     {"integrations"},
     {"monitor"},
     {"options"},
+    {"stop"},
     {"instrument", "watch"},
     {"cadence", "lineage", "measure", "writing"},
     {"probing", "detection", "sinks"},

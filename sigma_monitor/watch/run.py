@@ -12,7 +12,7 @@ from sigma_monitor.measure import Measured
 from sigma_monitor.probing import TokenLosses
 from sigma_monitor.watch.channel import ChannelWatch
 from sigma_monitor.watch.layer import LayerWatch
-from sigma_monitor.watch.loss import LossWatch
+from sigma_monitor.watch.loss import LOSS_RULE, LossWatch
 from sigma_monitor.watch.writing import WritingWatch
 from sigma_monitor.writing import Writing
 
@@ -32,7 +32,8 @@ class WatchOptions:
     expected_checks: int | None = None
     expected_writings: int | None = None  # checks of the generation channel
     warmup_steps: int = 0  # of the learning rate
-    thresholds: Mapping[str, Any] = field(default_factory=dict)  # of the layers
+    # Thresholds, by channel:
+    representation: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +55,7 @@ class RunWatch:
                 baseline=options.baseline,
                 expected_checks=options.expected_checks,
                 warmup_steps=options.warmup_steps,
-                thresholds=options.thresholds,
+                thresholds=options.representation,
                 has_loss=options.has_loss,
             )
             for layer in layers
@@ -75,10 +76,10 @@ class RunWatch:
             else None
         )
         deciding = _LAST if _LAST in self.layers else list(self.layers)[-1]
-        rule = Thresholds.of(**options.thresholds)
+        rule = Thresholds.of(**options.representation)
         self._representation = ChannelWatch("representation", rule, deciding=deciding)
         self._generation = ChannelWatch("generation", Thresholds.of(**options.generation))
-        self._held_out = ChannelWatch("loss", Thresholds())
+        self._held_out = ChannelWatch("loss", Thresholds.of(**{**LOSS_RULE, **options.loss}))
 
     @property
     def _channels(self) -> dict[str, ChannelWatch]:
@@ -108,19 +109,18 @@ class RunWatch:
 
     @property
     def _loud(self) -> bool:
-        """Whether another channel says already that something is wrong, and loss with it."""
+        """Whether another channel raises an alarm, so that the loss channel stays silent."""
         return self._representation.loud or self._generation.loud
 
     @property
     def excursion(self) -> bool:
-        """Whether the latest check of some layer was off its baseline by as much as a trend is.
+        """Whether the latest check of some layer was off its baseline.
 
-        Not once everything has been told that can be.
+        False once the run is COLLAPSED: nothing worse is left to confirm.
         """
         if self.status is Status.COLLAPSED:
             return False
-        least = self._representation.rule.warning_trend
-        return any(not least < ratio < 1 / least for ratio in self.ratios.values())
+        return any(layer.level.off_baseline for layer in self.layers.values())
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -151,6 +151,7 @@ class RunWatch:
         ]
         if self.writing is not None and writing is not None:
             if self.writing.of_another_encoder(writing):
+                self.writing.begin_anew(step, writing)
                 self._generation.reset()
             events += self.writing.update(step, writing)
         for event in events:
@@ -194,35 +195,35 @@ class RunWatch:
         if self.writing is not None:
             self.writing.expect(writings)
 
-    def reference(self) -> dict[str, Any]:
+    def baselines(self) -> dict[str, Any]:
         """JSON-ready baselines for another run to be compared with, as far as there are any."""
-        layers = {name: layer.reference() for name, layer in self.layers.items()}
+        layers = {name: layer.baselines() for name, layer in self.layers.items()}
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
-            "loss": self.loss.reference(),
-            "generation": None if self.writing is None else self.writing.reference(),
+            "loss": self.loss.baselines(),
+            "generation": None if self.writing is None else self.writing.baselines(),
         }
 
-    def present(self) -> dict[str, Any]:
+    def latest_as_baselines(self) -> dict[str, Any]:
         """The latest check as baselines for another run, as far as it measured anything."""
-        layers = {name: layer.present() for name, layer in self.layers.items()}
+        layers = {name: layer.latest_as_baselines() for name, layer in self.layers.items()}
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
-            "loss": self.loss.present(),
-            "generation": None if self.writing is None else self.writing.present(),
+            "loss": self.loss.latest_as_baselines(),
+            "generation": None if self.writing is None else self.writing.latest_as_baselines(),
         }
 
-    def refer(self, reference: Mapping[str, Any]) -> None:
+    def adopt(self, reference: Mapping[str, Any]) -> None:
         """Take the baselines of another run.
 
         Raises:
             KeyError: When one of the layers is not in `reference`.
         """
         for name, layer in self.layers.items():
-            layer.refer(reference["layers"][name])
-        self.loss.refer(reference["loss"])
+            layer.adopt(reference["layers"][name])
+        self.loss.adopt(reference["loss"])
         if self.writing is not None and reference["generation"] is not None:
-            self.writing.refer(reference["generation"])
+            self.writing.adopt(reference["generation"])
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
