@@ -117,7 +117,7 @@ def share(steps: int, seconds: dict[str, float], every: int) -> dict[str, Any]:
                 advance(seconds["step"])
             if not cadence.due(step):
                 continue
-            if step > 0 and cadence.untimed:
+            if step > 0 and not cadence.planned:
                 cadence.apply_budget(step)  # which may move this very check
                 if not cadence.due(step):
                     continue

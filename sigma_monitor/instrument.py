@@ -167,11 +167,13 @@ class Instrument:
             smaller = checked(probes.first(part), first, self._measure(first))
         return checked(probes, reading, measured), smaller
 
-    def cut_to(self, smaller: Check) -> None:
-        """Measure the examples of `smaller` alone from now on, as it did."""
-        self._examples, self._cut = smaller.examples, None
-        self._forget(smaller.fingerprint)
-        self._methods = {name: m.methods for name, m in smaller.measured.items() if m.spectra}
+    def as_cut_to(self, smaller: Check) -> dict[str, Any]:
+        """The state in which it measures the examples of `smaller` alone, as that did."""
+        return {
+            "examples": smaller.examples,
+            "fingerprint": smaller.fingerprint,
+            "methods": {name: m.methods for name, m in smaller.measured.items() if m.spectra},
+        }
 
     def texts_of(self, examples: Sequence[int]) -> tuple[str, ...]:
         """Probe examples as text; none without a tokenizer or tokens."""

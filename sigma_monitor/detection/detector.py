@@ -228,9 +228,10 @@ class Detector:
         vanished = log_value == -math.inf
         begins = self._unmeasured is None or (self._unmeasured == -math.inf) != vanished
         self._unmeasured = -math.inf if vanished else math.nan
+        was_muted = self._gaps.muted
         if self._gaps.update(self._checks, changed=begins):
             self._tell("FLAPPING", step)
-        elif begins and not self._gaps.muted:
+        elif (begins or was_muted) and not self._gaps.muted:  # or held back until now
             self._tell("VANISHED" if vanished else "NONFINITE", step)
 
     def _extend_warmup(self, step: int, log_value: float, stderr: float) -> None:

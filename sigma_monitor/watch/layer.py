@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ from sigma_monitor.spectrum.uncertainty import (
 
 __all__ = ["FLOOR", "LayerWatch"]
 
+_logger = logging.getLogger("sigma_monitor")
+
 Array: TypeAlias = NDArray[np.float64]
 
 FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
@@ -42,8 +45,9 @@ _NAMED_EXAMPLES = 3
 class LayerWatch:
     """The relative rule on centred rows, and the absolute floor on uncentred mean-pooled rows.
 
-    The floor is judged once the relative rule has a baseline: a model drawn at random, or one that
-    has only learnt unigrams, also points one way and is not harmed. A model without a token loss,
+    The floor is judged once the relative rule has a baseline, and the rank has been above: a model
+    drawn at random, or one that has only learnt unigrams, also points one way and is not harmed.
+    A model without a token loss,
     such as one of embeddings, is watched relative to its baseline on the uncentred rows too.
     """
 
@@ -73,6 +77,8 @@ class LayerWatch:
         self.floor = Detector(
             baseline="none", expected_checks=expected_checks, **{"floor": FLOOR, **of_floor}
         )
+        self._floor_open = False  # it has been above the floor, so that it can fall below
+        self._named = "level"  # the rule that the last alarm was about
         self.drift: float | None = None  # of the leading eigenspace since the baseline
         self.stderr: float | None = None  # of the change that the level is told of, nats
         self._half_width: float | None = None  # of log effective rank, paired
@@ -115,7 +121,7 @@ class LayerWatch:
         self._half_width = None
         if self.stderr is not None and without is not None:
             self._half_width = half_width(self.stderr, len(without), _CONFIDENCE)
-        if warming_up and without is not None:
+        if warming_up and without is not None and bool(np.isfinite(without).all()):
             self._load_pairing(_pairing(measured))
         self.drift = None
         if measured.directions is not None and self._paired_directions is not None:
@@ -124,14 +130,27 @@ class LayerWatch:
             self.uncentred.update(step, measured.log_of(FLOORED))
         if measured.estimates:
             self._pooled = measured.estimates.get(FLOORED)
-            if not warming_up and self._floor_says_something(measured):
-                self.floor.update(step, measured.log_of(FLOORED))
+            if self.level.baseline is not None:
+                self._watch_floor(step, measured, begins=warming_up)
         return [self._placed(event) for event in self.level.events]
 
-    def _floor_says_something(self, measured: Measured) -> bool:
-        """Not where the rank can hardly exceed the floor."""
-        floor = self.floor.thresholds.floor
-        return floor is not None and measured.pooled_limit >= _LEAST_POOLED * floor
+    def _watch_floor(self, step: int, measured: Measured, *, begins: bool) -> None:
+        """Once the rank has been above it: one that is low from the start has not collapsed."""
+        rule, log_rank = self.floor.thresholds, measured.log_of(FLOORED)
+        if rule.floor is None or measured.pooled_limit < _LEAST_POOLED * rule.floor:
+            return
+        self._floor_open |= log_rank >= math.log(rule.floor / rule.recovered)
+        if begins and not self._floor_open:
+            _logger.warning(
+                "sigma_monitor: the probe texts point one way from the start (layer %s, effective "
+                "rank %.3g of uncentred mean-pooled rows); the floor of %g is watched once it has "
+                "been above",
+                self.layer,
+                math.exp(log_rank),
+                rule.floor,
+            )
+        if self._floor_open and not begins:
+            self.floor.update(step, log_rank)
 
     def missed(self, step: int) -> list[Alert]:
         """Take into account that a check did not happen."""
@@ -142,6 +161,7 @@ class LayerWatch:
         """What comes next is the reference."""
         for detector in self._detectors:
             detector.rebaseline()
+        self._floor_open = False
 
     def expect(self, checks: int | None) -> None:
         """As `Detector.expect`."""
@@ -150,17 +170,27 @@ class LayerWatch:
 
     def describe(self, kind: AlertKind, step: int) -> Alert:
         """An alert of the rule that says the worse thing, with its interval."""
-        # On a tie too: no loss excuses the floor.
-        if self.floor.status is Status.COLLAPSED:
+        if kind in ("WARNING", "COLLAPSED"):
+            self._named = self._worst_rule
+        if self._named == "floor":
             alert = self._placed_pooled(self.floor.describe(kind, step))
             alert = replace(alert, floor=self.floor.thresholds.floor)
-        elif self.uncentred is not None and self.uncentred.status > self.level.status:
+        elif self._named == "uncentred" and self.uncentred is not None:
             alert = self._placed_pooled(self.uncentred.describe(kind, step))
         else:
             alert = self._placed(self.level.describe(kind, step))
         if kind in ("WARNING", "COLLAPSED"):
             alert = replace(alert, moved_examples=self._moved_examples())
         return alert
+
+    @property
+    def _worst_rule(self) -> str:
+        # On a tie too: no loss excuses the floor.
+        if self.floor.status is Status.COLLAPSED:
+            return "floor"
+        if self.uncentred is not None and self.uncentred.status > self.level.status:
+            return "uncentred"
+        return "level"
 
     def _placed(self, alert: Alert) -> Alert:
         alert = replace(
@@ -271,6 +301,8 @@ class LayerWatch:
             "level": self.level.state_dict(),
             "uncentred": None if self.uncentred is None else self.uncentred.state_dict(),
             "floor": self.floor.state_dict(),
+            "floor_open": self._floor_open,
+            "named": self._named,
             "pooled": None if self._pooled is None else [*astuple(self._pooled)],
             **self._pairing_state(),
         }
@@ -283,6 +315,7 @@ class LayerWatch:
         if self.uncentred is not None:
             self.uncentred.resume(saved)
         self.floor.resume(state["floor"])
+        self._floor_open, self._named = bool(state["floor_open"]), str(state["named"])
         self._pooled = None if state["pooled"] is None else Estimate(*state["pooled"])
         self._load_pairing(state)
 

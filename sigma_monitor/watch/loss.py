@@ -142,7 +142,14 @@ class LossWatch:
         alert = self.detector.describe(kind, step)
         mean = self.mean
         if mean is None or alert.value is None:
-            return replace(alert, functional="loss", value=None, baseline=None, ratio=None)
+            return replace(
+                alert,
+                functional="loss",
+                value=None,
+                baseline=None,
+                ratio=None,
+                side="expansion",
+            )
         return replace(
             alert,
             functional="loss",

@@ -19,7 +19,7 @@ from sigma_monitor.writing import Writing
 __all__ = ["RunWatch", "WatchOptions"]
 
 _LAST = "last"
-_ONCE = ("NONFINITE", "VANISHED", "NO_DATA")  # the same of several layers is told once
+_ONCE = ("NONFINITE", "VANISHED", "NO_DATA", "FLAPPING")  # the same of several layers is told once
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class RunWatch:
         return max(layer.unmeasured_in_a_row for layer in self.layers.values())
 
     @property
-    def _loud(self) -> bool:
-        """Whether another channel raises an alarm, so that the loss channel stays silent."""
-        return self._representation.loud or self._generation.loud
+    def _loss_is_told(self) -> bool:
+        """Whether another channel's alarm says what that of the loss channel would say."""
+        return self._representation.tells_of_loss or self._generation.tells_of_loss
 
     @property
     def excursion(self) -> bool:
@@ -160,7 +160,7 @@ class RunWatch:
         news = self._representation.conclude(step, self.layers, self._evidence)
         if self.writing is not None and writing is not None:
             news += self._generation.conclude(step, self.writing.series, self._evidence)
-        if losses is not None and not self._loud:
+        if losses is not None and not self._loss_is_told:
             news += self._held_out.conclude(step, {"loss": self.loss}, self._evidence)
         return _told_once(events + loss_events) + news
 
@@ -186,6 +186,11 @@ class RunWatch:
             self.writing.rebaseline()
         for channel in self._channels.values():
             channel.reset()
+
+    @property
+    def expected_checks(self) -> int | None:
+        """The length of the run that the windows suit."""
+        return next(iter(self.layers.values())).level.expected_checks
 
     def expect(self, checks: int | None, writings: int | None) -> None:
         """Go on in windows that suit a run of so many checks, and so many with writing."""

@@ -223,25 +223,57 @@ def test_a_loss_that_rises_by_itself_is_told():
     assert series.watch.status is Status.HEALTHY
 
 
-def test_a_loss_is_silent_while_the_representation_is_loud():
+def test_a_loss_is_silent_where_the_representation_told_of_it():
     series = Series()
     series.go(10)
-    series.go(10, ratio=0.6)
-    series.go(10, ratio=0.6, loss=1.2)
+    series.go(20, ratio=0.6, loss=1.2)
     assert series.kinds("loss") == []
     (alert,) = (a for a in series.told if a.kind == "WARNING")
     assert alert.channel == "representation"
+    assert "held-out loss gets worse" in alert.verdict
     told = series.go(40, loss=1.2)  # the spectrum is well again, the loss is not
     assert briefly(told) == [("representation", "RECOVERED", "info"), ("loss", "WARNING", "warn")]
 
 
-def test_a_loss_is_silent_while_the_text_is_loud():
+def test_a_loss_that_rises_after_the_representation_was_told_is_told_too():
+    series = Series()
+    series.go(10)
+    series.go(10, ratio=0.6)
+    assert "stays as it is" in series.told[-1].verdict
+    assert briefly(series.go(30, ratio=0.6, loss=1.2)) == [("loss", "WARNING", "warn")]
+
+
+def test_a_loss_is_silent_where_the_text_told_of_it():
     series = Series(writes=True)
     series.go(10, text=writing())
-    series.go(10, text=writing(rank=0.6))
     series.go(10, loss=1.2, text=writing(rank=0.6))
     assert series.kinds("loss") == []
     assert series.kinds("generation").count("WARNING") == 1
+
+
+def test_a_loss_that_rises_after_the_text_was_told_is_told_too():
+    """And where there is no text any more: its status stays what it was."""
+    series = Series(writes=True)
+    series.go(10, text=writing())
+    series.go(10, text=writing(rank=0.6))
+    assert briefly(series.go(30, loss=1.2)) == [("loss", "WARNING", "warn")]
+
+
+def test_a_loss_of_nan_within_an_episode_is_no_other_episode():
+    series = Series()
+    series.go(10)
+    series.go(10, loss=1.2)
+    told = series.go(3, loss=math.nan) + series.go(5, loss=1.2) + series.go(3, loss=math.nan)
+    assert [a.kind for a in told] == ["NONFINITE", "NONFINITE"]
+
+
+def test_flapping_of_several_layers_is_told_once():
+    series = Series("0", "1", "last")
+    series.go(5)
+    for _ in range(6):
+        series.go(1, ratio=math.nan)
+        series.go(1)
+    assert series.kinds().count("FLAPPING") == 1
 
 
 def test_a_loss_speaks_beside_a_move_that_it_excused_before():
@@ -318,6 +350,33 @@ def test_a_loss_speaks_while_the_representation_is_muted():
     assert series.kinds()[-1] == "FLAPPING"
     told = series.go(10, ratio=0.6, loss=1.2)
     assert briefly(told) == [("loss", "WARNING", "warn")]
+
+
+def test_what_was_low_from_the_start_has_not_collapsed(caplog):
+    low, high = measured(1.0, pooled=1.4), measured(1.0, pooled=2.4)
+    series = Series()
+    series.go(10, ratio=low)
+    assert series.kinds() == ["BASELINE"]
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "point one way from the start (layer last, effective rank 1.4" in message
+    series.go(2, ratio=high)
+    state = through_json(series.watch.state_dict())
+    series.watch = series.fresh()
+    series.watch.load_state_dict(state)
+    told = series.go(5, ratio=low)
+    assert [(a.kind, a.floor) for a in told] == [("COLLAPSED", 2.0)]
+
+
+def test_a_recovery_is_told_of_the_rule_that_the_alarm_was_about():
+    series = Series()
+    series.go(5)
+    series.go(6, ratio=measured(1.0, pooled=1.4))
+    state = through_json(series.watch.state_dict())
+    series.watch = series.fresh()
+    series.watch.load_state_dict(state)
+    (recovered,) = series.go(30)
+    assert (recovered.kind, recovered.functional) == ("RECOVERED", FLOORED)
+    assert recovered.value == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("baseline", ["start", "plateau"])
