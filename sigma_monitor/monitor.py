@@ -148,17 +148,17 @@ class SigmaMonitor:
         enabled: bool = True,
     ) -> None:
         check_choices(functionals, method, channels, relative_ridge)
-        writer = None
+        writing_probe = None
         if "generation" in channels:
             options = generation_options(generation)
-            writer = WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **options)
+            writing_probe = WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **options)
         self.instrument = Instrument(
             Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed),
             probes=probes,
             functionals=tuple(dict.fromkeys((WATCHED, *functionals))),
             relative_ridge=relative_ridge,
             method=method,
-            writer=writer,
+            writing_probe=writing_probe,
             tokenizer=tokenizer,
         )
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
@@ -280,7 +280,7 @@ class SigmaMonitor:
     def _finish(self, step: int, started: float) -> None:
         once, writing = self.instrument.once_seconds, self.instrument.writing_seconds
         seconds = time.perf_counter() - started - once - writing
-        writer = self.instrument.writer
+        writer = self.instrument.writing_probe
         every = 1 if writer is None else writer.every
         self.cadence.finish(step, seconds, once, extra=writing, extra_every=every)
         self.cadence.confirm_early(wanted=self._watch is not None and self._watch.excursion)
@@ -291,7 +291,7 @@ class SigmaMonitor:
     def _check(self, model: nn.Module, step: int) -> Snapshot:
         self.cadence.begin(step)
         started = time.perf_counter()
-        writer = self.instrument.writer
+        writer = self.instrument.writing_probe
         check, smaller = self.instrument.check(
             model,
             step,
@@ -400,12 +400,12 @@ class SigmaMonitor:
             warmup_steps=self.warmup_steps,
             **self.thresholds,
         )
-        return RunWatch(layers, options, writes=self.instrument.writer is not None)
+        return RunWatch(layers, options, writes=self.instrument.writing_probe is not None)
 
     @property
     def _expected(self) -> tuple[int | None, int | None]:
         """Checks that the run will have, and how many of them with writing."""
-        checks, writer = self.cadence.expected_checks, self.instrument.writer
+        checks, writer = self.cadence.expected_checks, self.instrument.writing_probe
         every = 1 if writer is None else writer.every
         return checks, None if checks is None else max(1, checks // every)
 

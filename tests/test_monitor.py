@@ -420,7 +420,7 @@ def test_a_stop_is_not_armed_anew_by_an_excuse_that_ends():
     monitor = run(model.monitor(stop_on_collapse=True), model, range(30), rank={10: 4})
     resumed = model.monitor(stop_on_collapse=True)
     resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
-    channel = resumed._watch._representation
+    channel = resumed._watch._channels["representation"]
     conclude = channel.conclude
 
     def excused(*args):

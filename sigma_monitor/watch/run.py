@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sigma_monitor.alert import Alert, Status
+from sigma_monitor.alert import Alert, Channel, Status
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.measure import Measured
 from sigma_monitor.probing import TokenLosses
 from sigma_monitor.watch.channel import ChannelWatch
+from sigma_monitor.watch.generation import GenerationWatch
 from sigma_monitor.watch.layer import LayerWatch
 from sigma_monitor.watch.loss import LOSS_RULE, LossWatch
-from sigma_monitor.watch.writing import WritingWatch
 from sigma_monitor.writing import Writing
 
 __all__ = ["RunWatch", "WatchOptions"]
@@ -65,8 +65,8 @@ class RunWatch:
             expected_checks=options.expected_checks,
             thresholds=options.loss,
         )
-        self.writing = (
-            WritingWatch(
+        self.generation = (
+            GenerationWatch(
                 baseline=options.baseline,
                 expected_checks=options.expected_writings,
                 warmup_steps=options.warmup_steps,
@@ -76,23 +76,25 @@ class RunWatch:
             else None
         )
         deciding = _LAST if _LAST in self.layers else list(self.layers)[-1]
-        rule = Thresholds.of(**options.representation)
-        self._representation = ChannelWatch("representation", rule, deciding=deciding)
-        self._generation = ChannelWatch("generation", Thresholds.of(**options.generation))
-        self._held_out = ChannelWatch("loss", Thresholds.of(**{**LOSS_RULE, **options.loss}))
-
-    @property
-    def _channels(self) -> dict[str, ChannelWatch]:
-        return {
-            channel.channel: channel
-            for channel in (self._representation, self._generation, self._held_out)
+        rules = {
+            "representation": options.representation,
+            "generation": options.generation,
+            "loss": {**LOSS_RULE, **options.loss},
+        }
+        self._channels = {
+            name: ChannelWatch(
+                name,
+                Thresholds.of(**rules[name]),
+                deciding=deciding if name == "representation" else None,
+            )
+            for name in get_args(Channel)
         }
 
     @property
     def status(self) -> Status:
         """The worst over channels; WARMUP while the representation has no baseline."""
         worst = max(channel.status for channel in self._channels.values())
-        return worst if worst > Status.HEALTHY else self._representation.status
+        return worst if worst > Status.HEALTHY else self._channels["representation"].status
 
     @property
     def collapsed(self) -> bool:
@@ -110,7 +112,8 @@ class RunWatch:
     @property
     def _loss_is_told(self) -> bool:
         """Whether another channel's alarm says what that of the loss channel would say."""
-        return self._representation.tells_of_loss or self._generation.tells_of_loss
+        others = (channel for name, channel in self._channels.items() if name != "loss")
+        return any(channel.tells_of_loss for channel in others)
 
     @property
     def excursion(self) -> bool:
@@ -149,23 +152,24 @@ class RunWatch:
             for name, layer in self.layers.items()
             for event in layer.update(step, measured[name])
         ]
-        if self.writing is not None and writing is not None:
-            if self.writing.of_another_encoder(writing):
-                self.writing.begin_anew(step, writing)
-                self._generation.reset()
-            events += self.writing.update(step, writing)
+        if self.generation is not None and writing is not None:
+            if self.generation.of_another_encoder(writing):
+                self.generation.begin_anew(step, writing)
+                self._channels["generation"].reset()
+            events += self.generation.update(step, writing)
         for event in events:
             if event.kind == "BASELINE":
                 self.loss.freeze(_series(event))
-        news = self._representation.conclude(step, self.layers, self._evidence)
-        if self.writing is not None and writing is not None:
-            news += self._generation.conclude(step, self.writing.series, self._evidence)
+        news = self._channels["representation"].conclude(step, self.layers, self._evidence)
+        if self.generation is not None and writing is not None:
+            series = self.generation.series
+            news += self._channels["generation"].conclude(step, series, self._evidence)
         if losses is not None and not self._loss_is_told:
-            news += self._held_out.conclude(step, {"loss": self.loss}, self._evidence)
+            news += self._channels["loss"].conclude(step, {"loss": self.loss}, self._evidence)
         return _told_once(events + loss_events) + news
 
     def _evidence(self, alarm: Alert) -> Evidence:
-        lost = None if self.writing is None else self.writing.diversity_lost
+        lost = None if self.generation is None else self.generation.diversity_lost
         return Evidence(self.loss.judgement(_series(alarm)), lost)
 
     def loss_at_baseline(self, alert: Alert) -> float | None:
@@ -182,8 +186,8 @@ class RunWatch:
         for layer in self.layers.values():
             layer.rebaseline()
         self.loss.rebaseline()
-        if self.writing is not None:
-            self.writing.rebaseline()
+        if self.generation is not None:
+            self.generation.rebaseline()
         for channel in self._channels.values():
             channel.reset()
 
@@ -197,8 +201,8 @@ class RunWatch:
         for layer in self.layers.values():
             layer.expect(checks)
         self.loss.expect(checks)
-        if self.writing is not None:
-            self.writing.expect(writings)
+        if self.generation is not None:
+            self.generation.expect(writings)
 
     def baselines(self) -> dict[str, Any]:
         """JSON-ready baselines for another run to be compared with, as far as there are any."""
@@ -206,16 +210,17 @@ class RunWatch:
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
             "loss": self.loss.baselines(),
-            "generation": None if self.writing is None else self.writing.baselines(),
+            "generation": None if self.generation is None else self.generation.baselines(),
         }
 
     def latest_as_baselines(self) -> dict[str, Any]:
         """The latest check as baselines for another run, as far as it measured anything."""
         layers = {name: layer.latest_as_baselines() for name, layer in self.layers.items()}
+        generation = self.generation
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
             "loss": self.loss.latest_as_baselines(),
-            "generation": None if self.writing is None else self.writing.latest_as_baselines(),
+            "generation": None if generation is None else generation.latest_as_baselines(),
         }
 
     def adopt(self, reference: Mapping[str, Any]) -> None:
@@ -227,8 +232,8 @@ class RunWatch:
         for name, layer in self.layers.items():
             layer.adopt(reference["layers"][name])
         self.loss.adopt(reference["loss"])
-        if self.writing is not None and reference["generation"] is not None:
-            self.writing.adopt(reference["generation"])
+        if self.generation is not None and reference["generation"] is not None:
+            self.generation.adopt(reference["generation"])
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
@@ -238,7 +243,7 @@ class RunWatch:
             ),  # the last one decides, and JSON is written with sorted keys
             "layers": {name: layer.state_dict() for name, layer in self.layers.items()},
             "loss": self.loss.state_dict(),
-            "writing": None if self.writing is None else self.writing.state_dict(),
+            "generation": None if self.generation is None else self.generation.state_dict(),
             "channels": {name: c.state_dict() for name, c in self._channels.items()},
         }
 
@@ -247,8 +252,8 @@ class RunWatch:
         for name, layer in self.layers.items():
             layer.load_state_dict(state["layers"][name])
         self.loss.load_state_dict(state["loss"])
-        if self.writing is not None and state["writing"] is not None:
-            self.writing.load_state_dict(state["writing"])
+        if self.generation is not None and state["generation"] is not None:
+            self.generation.load_state_dict(state["generation"])
         for name, channel in self._channels.items():
             channel.load_state_dict(state["channels"][name])
 

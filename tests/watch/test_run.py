@@ -203,7 +203,7 @@ def test_a_check_without_writing_leaves_the_generation_channel_as_it_is():
     assert series.watch.status > Status.HEALTHY
     series.go(10)
     after = series.watch.state_dict()
-    assert after["writing"] == before["writing"]
+    assert after["generation"] == before["generation"]
     assert after["channels"]["generation"] == before["channels"]["generation"]
     assert series.watch.status > Status.HEALTHY
 
@@ -414,7 +414,7 @@ def test_windows_for_another_length_reach_every_series():
         state["loss"]["detector"]["expected_checks"],
     ]
     assert lengths == [20] * 7
-    text = [d["expected_checks"] for d in state["writing"]["series"].values()]
+    text = [d["expected_checks"] for d in state["generation"]["series"].values()]
     assert text == [10, 10]
     assert series.go(5, loss=None, text=writing()) == []
 

@@ -19,7 +19,7 @@ from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
 from sigma_monitor.spectrum.uncertainty import paired_standard_error
 from sigma_monitor.writing import Writing
 
-__all__ = ["SeriesWatch", "WritingWatch"]
+__all__ = ["GenerationWatch", "SeriesWatch"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -82,7 +82,7 @@ class SeriesWatch:
         )
 
 
-class WritingWatch:
+class GenerationWatch:
     """The two series of the generation channel, and their standard errors."""
 
     def __init__(self, **options: Any) -> None:
