@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from clock import stopped_clock
+from clock import checks_of, stopped_clock
 from environment import environment
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -75,7 +75,7 @@ def compare(width: int, layers: int, repeats: int) -> dict[str, Any]:
     ids = torch.randint(VOCABULARY, (128, 128), generator=torch.Generator().manual_seed(0))
     probes = ProbeSet.from_tensors({"input_ids": ids})
     monitor = SigmaMonitor(probes, max_overhead=None, sinks=[])
-    writer = SigmaMonitor(probes, channels=CHANNELS).instrument.writer
+    writer = SigmaMonitor(probes, channels=CHANNELS).instrument.writing_probe
     assert writer is not None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     parts = {
@@ -111,17 +111,7 @@ def share(steps: int, seconds: dict[str, float], every: int) -> dict[str, Any]:
     checks = writings = 0
     with stopped_clock() as advance:
         cadence = Cadence()
-        cadence.max_steps = steps
-        for step in range(steps + 1):
-            if step:
-                advance(seconds["step"])
-            if not cadence.due(step):
-                continue
-            if step > 0 and cadence.untimed:
-                cadence.apply_budget(step)  # which may move this very check
-                if not cadence.due(step):
-                    continue
-            cadence.begin(step)
+        for step in checks_of(cadence, steps, seconds["step"], advance):
             writes = checks % every == 0
             extra = seconds["writing"] if writes else 0.0
             advance(seconds["check"] + extra)

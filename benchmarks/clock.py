@@ -1,4 +1,4 @@
-"""A clock for simulations of the cadence."""
+"""A clock for simulations of the cadence, and the monitor's loop without a monitor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["stopped_clock"]
+from sigma_monitor.cadence import Cadence
+
+__all__ = ["checks_of", "stopped_clock"]
 
 
 @contextmanager
@@ -22,3 +24,18 @@ def stopped_clock() -> Iterator[Callable[[float], None]]:
         yield advance
     finally:
         time.perf_counter = real
+
+
+def checks_of(
+    cadence: Cadence, steps: int, step_seconds: float, advance: Callable[[float], None]
+) -> Iterator[int]:
+    """Steps at which a run has checks; what each takes is for the caller to `finish`."""
+    cadence.max_steps = steps
+    for step in range(steps + 1):
+        if step:
+            advance(step_seconds)
+        if cadence.due(step) and step and not cadence.planned:
+            cadence.apply_budget(step)  # which may move this very check
+        if cadence.due(step):
+            cadence.begin(step)
+            yield step

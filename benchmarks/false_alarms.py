@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from clock import stopped_clock
+from clock import checks_of, stopped_clock
 from environment import environment
 
 from sigma_monitor.alert import Status
@@ -145,24 +145,16 @@ def confirmation(runs: int, level: float, *, early: bool) -> dict[str, Any]:
         begin = rng.randrange(steps // 4, 3 * steps // 4)
         with stopped_clock() as advance:
             cadence = Cadence(every="auto", max_overhead=0.01)
-            cadence.max_steps = steps
             detector = Detector(baseline="start", expected_checks=40)
             found: dict[Status, int] = {}
             x = rng.gauss(0, NOISE)
-            for step in range(steps + 1):
-                if step:
-                    advance(step_seconds)
-                if not cadence.due(step):
-                    continue
-                cadence.begin(step)
+            for step in checks_of(cadence, steps, step_seconds, advance):
                 x = 0.5 * x + rng.gauss(0, NOISE * math.sqrt(0.75))
                 status = detector.update(step, x + (math.log(level) if step >= begin else 0.0))
                 found.setdefault(status, step)
                 advance(check_seconds)
                 cadence.finish(step, check_seconds)
-                # What the monitor asks before it confirms early.
-                least, ratio = detector.thresholds.warning_trend, detector.ratio or 1.0
-                off = status < Status.COLLAPSED and not least < ratio < 1 / least
+                off = status < Status.COLLAPSED and detector.off_baseline
                 cadence.confirm_early(wanted=early and off)
         warned.append(found.get(Status.WARNING, math.inf) - begin)
         collapsed.append(found.get(Status.COLLAPSED, math.inf) - begin)

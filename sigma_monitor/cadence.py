@@ -15,9 +15,9 @@ __all__ = ["Cadence"]
 _AUTO_CHECKS = 100  # of a run whose length is known
 _AUTO_EVERY = 50  # steps, where it is not
 _MOST_SNAP_COST = 1.25  # a coarser spacing may cost at most this much delay
-_LEAST_CHECKS = 20  # of a run that the budget should pay for, before the probe set shrinks
+_LEAST_AFFORDABLE = 20  # checks that the budget should pay for, before the probe set shrinks
 _COSTS_KEPT = 3
-_EARLY = 8  # a confirmation comes after this part of the spacing
+_EARLY_DIVISOR = 8  # a confirmation comes after an eighth of the spacing
 _EARLY_IN_A_ROW = 10  # confirmations of one excursion
 _EARLY_SHARE = 0.2  # of all checks
 _KEPT_CHECKS = 5  # that the budget must still pay for afterwards
@@ -70,6 +70,7 @@ class Cadence:
         self._costs: list[float] = []  # of the latest checks
         self._extra = 0.0  # seconds a check that some have beside the usual cost, spread over all
         self._checks = 0
+        self._planned = False
         self._early = 0  # checks that came early to confirm an excursion
         self._early_in_a_row = 0
 
@@ -96,9 +97,13 @@ class Cadence:
 
     @property
     def expected_checks(self) -> int | None:
-        """How many checks the run will have at the spacing in force; None: length unknown."""
+        """How many checks the run will have, those made included; None: length unknown."""
+        if self.max_steps is None:
+            return None
         spacing = self.spacing or self.shortest
-        return None if self.max_steps is None else self.max_steps // spacing + 1
+        if self.last_step is None:
+            return self.max_steps // spacing + 1
+        return self._checks + max(0, self.max_steps - self.last_step) // spacing
 
     def due(self, step: int) -> bool:
         """Whether a check belongs at `step`; a step that was seen is never due again."""
@@ -106,7 +111,7 @@ class Cadence:
             return True
         if step <= self.last_step:
             return False
-        last = self.max_steps is not None and step >= self.max_steps
+        last = self.max_steps is not None and self.last_step < self.max_steps <= step
         return last or self.next_step is None or step >= self.next_step
 
     def begin(self, step: int) -> None:
@@ -123,7 +128,7 @@ class Cadence:
         self,
         step: int,
         seconds: float,
-        warm_up: float = 0.0,
+        once: float = 0.0,
         *,
         extra: float = 0.0,
         extra_every: int = 1,
@@ -133,14 +138,14 @@ class Cadence:
         Args:
             step: Training step.
             seconds: What a check like this costs each time.
-            warm_up: Seconds spent once, which no later check will need.
+            once: Seconds spent once, which no later check will need.
             extra: Seconds of what only some checks do.
             extra_every: Checks from one of these to the next.
         """
         if self._first_step is None:
             self._first_step = step
         self._checks += 1
-        self._check_seconds += seconds + warm_up + extra
+        self._check_seconds += seconds + once + extra
         if extra:
             self._extra = extra / extra_every
         self._costs = [*self._costs, seconds][-_COSTS_KEPT:]
@@ -148,7 +153,9 @@ class Cadence:
         self.go_on(step)
         self._respace()
 
-    def apply_budget(self, step: int, *, smaller: float | None = None) -> bool:
+    def apply_budget(
+        self, step: int, *, smaller: float | None = None, needed: bool = False
+    ) -> bool:
         """At the first due step with training behind it: space the checks as the budget allows.
 
         This can postpone the check that is due at `step`.
@@ -157,13 +164,19 @@ class Cadence:
             step: Training step.
             smaller: Share of the cost that checks of a smaller probe set would have, if there
                 may be one.
+            needed: The smaller one is to be used whatever the budget pays for.
 
         Returns:
             Whether the smaller probe set is to be used: the budget would pay for fewer than
-            20 checks of the run otherwise.
+            20 checks of the run otherwise, and for fewer than were asked for.
         """
         self.begin(step)
-        shrink = smaller is not None and self._checks + self.affordable_checks() < _LEAST_CHECKS
+        self._planned = True
+        wanted = _LEAST_AFFORDABLE
+        if self.max_steps is not None:
+            wanted = min(wanted, self.max_steps // self.shortest + 1)
+        few = self._checks + self.affordable_checks() < wanted
+        shrink = smaller is not None and (needed or few)
         self._respace(smaller if shrink and smaller is not None else 1.0)
         return shrink
 
@@ -187,7 +200,7 @@ class Cadence:
             return
         if self.last_step is None or self.spacing is None or self.next_step is None:
             return
-        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _EARLY)
+        soon = max(1 if self.every == "auto" else int(self.every), self.spacing // _EARLY_DIVISOR)
         if (
             soon < self.spacing
             and not self.untimed
@@ -206,8 +219,13 @@ class Cadence:
 
     @property
     def untimed(self) -> bool:
-        """Whether the budget has not been applied yet for want of any training time."""
+        """Whether the budget cannot be applied yet, for want of any training time."""
         return self.max_overhead is not None and self._training_steps == 0
+
+    @property
+    def planned(self) -> bool:
+        """Whether the budget has been applied, or there is none."""
+        return self.max_overhead is None or self._planned
 
     def affordable_checks(self, cost_share: float = 1.0) -> float:
         """Further checks that the budget pays for until the end, each at this share of the cost.
@@ -271,6 +289,7 @@ class Cadence:
             "costs": list(self._costs),
             "extra": self._extra,
             "checks": self._checks,
+            "planned": self._planned,
             "early": self._early,
             "early_in_a_row": self._early_in_a_row,
         }
@@ -287,6 +306,7 @@ class Cadence:
         self._step_seconds = float(state["step_seconds"])
         self._costs = [float(cost) for cost in state["costs"]]
         self._extra = float(state["extra"])
+        self._planned = bool(state["planned"])
         self._checks, self._early, self._early_in_a_row = (
             int(state[name]) for name in ("checks", "early", "early_in_a_row")
         )

@@ -49,12 +49,12 @@ class Instrument:
         functionals: Attributes of `SpectralSummary` to keep.
         relative_ridge: Of log det.
         method: Of the spectra; `"auto"` is settled by the first check, for each spectrum.
-        writer: Lets the model write; None does not.
-        tokenizer: Of the writer; may be set later.
+        writing_probe: Lets the model write; None does not.
+        tokenizer: For the writing; may be set later.
 
     Attributes:
-        once_seconds: Time spent on what no later check needs, since somebody set it to zero.
-        writing_seconds: Likewise on writing.
+        once_seconds: Since `restart_clock`, spent on what no later check needs.
+        writing_seconds: Since then, spent on writing.
     """
 
     def __init__(
@@ -65,28 +65,32 @@ class Instrument:
         functionals: Sequence[str],
         relative_ridge: float,
         method: Method,
-        writer: WritingProbe | None,
+        writing_probe: WritingProbe | None,
         tokenizer: Any,
     ) -> None:
         self.probe = probe
         self.functionals = tuple(functionals)
         self.relative_ridge = relative_ridge
         self.method = method
-        self.writer = writer
+        self.writing_probe = writing_probe
         self.tokenizer = tokenizer
         self._probes = probes
         self.reset()
 
     def reset(self) -> None:
         """Begin a new run."""
-        self.once_seconds = self.writing_seconds = 0.0
+        self.restart_clock()
         self._ready = False  # the device has been used
         self._examples: int | None = None  # the probe set is cut to so many
         self._cut: ProbeSet | None = None
         self._writing_failures_in_a_row = 0
         self._forget(None)
-        if self.writer is not None:
-            self.writer.reset()
+        if self.writing_probe is not None:
+            self.writing_probe.reset()
+
+    def restart_clock(self) -> None:
+        """Count the seconds of one check from here."""
+        self.once_seconds = self.writing_seconds = 0.0
 
     def _forget(self, fingerprint: str | None) -> None:
         self._fingerprint = fingerprint  # of what follows
@@ -170,11 +174,13 @@ class Instrument:
             smaller = checked(probes.first(part), first, self._measure(first))
         return checked(probes, reading, measured), smaller
 
-    def cut_to(self, smaller: Check) -> None:
-        """Measure the examples of `smaller` alone from now on, as it did."""
-        self._examples, self._cut = smaller.examples, None
-        self._forget(smaller.fingerprint)
-        self._methods = {name: m.methods for name, m in smaller.measured.items() if m.spectra}
+    def as_cut_to(self, smaller: Check) -> dict[str, Any]:
+        """The state in which it measures the examples of `smaller` alone, as that did."""
+        return {
+            "examples": smaller.examples,
+            "fingerprint": smaller.fingerprint,
+            "methods": {name: m.methods for name, m in smaller.measured.items() if m.spectra},
+        }
 
     def texts_of(self, examples: Sequence[int]) -> tuple[str, ...]:
         """Probe examples as text; none without a tokenizer or tokens."""
@@ -214,17 +220,18 @@ class Instrument:
 
     def _write(self, model: nn.Module, step: int) -> tuple[Writing | None, str | None]:
         """What the model writes, or why it does not: a failure costs the channel, not the check."""
-        if self.writer is None or self._writing_failures_in_a_row >= _WRITING_FAILURES_ALLOWED:
+        failures = self._writing_failures_in_a_row
+        if self.writing_probe is None or failures >= _WRITING_FAILURES_ALLOWED:
             return None, None
         started = time.perf_counter()
         try:
-            self.writer.prepare(model, self.tokenizer)
+            self.writing_probe.prepare(model, self.tokenizer)
             prepared = time.perf_counter()
             self.once_seconds += prepared - started
             started = prepared
             # Of the whole probe set: cutting it leaves the prompts as they are.
             assert self._probes is not None
-            writing = self.writer.read(model, self._probes, self.tokenizer)
+            writing = self.writing_probe.read(model, self._probes, self.tokenizer)
             self._writing_failures_in_a_row = 0
             return writing, None
         except Exception as error:
@@ -244,8 +251,8 @@ class Instrument:
 
     def _fingerprint_of(self, probes: ProbeSet, reading: Reading) -> str:
         generation = None
-        if self.writer is not None and self._probes is not None:
-            generation = {**self.writer.identity(), "prompts": self._probes.fingerprint}
+        if self.writing_probe is not None and self._probes is not None:
+            generation = {**self.writing_probe.identity(), "prompts": self._probes.fingerprint}
         identity = {
             "probes": probes.fingerprint,
             "pooling": self.probe.pooling,

@@ -22,7 +22,7 @@ class Reference:
 
     source: str  # path of the record
     fingerprint: str  # of probe set and conventions; a run with another one is not compared
-    baselines: Mapping[str, Any]  # as `RunWatch.refer` takes them
+    baselines: Mapping[str, Any]  # as `RunWatch.adopt` takes them
 
     @classmethod
     def from_record(

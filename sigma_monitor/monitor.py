@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
@@ -32,9 +31,10 @@ from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
+from sigma_monitor.sinks import RECORD, Outlet, Sink
 from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
+from sigma_monitor.stop import StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
 from sigma_monitor.writing import Writing, WritingProbe
 
@@ -43,13 +43,11 @@ __all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 _logger = logging.getLogger("sigma_monitor")
 
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
-RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
-
 _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
+_MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
 _STATE_VERSION = 3
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _QUOTES = 3  # texts in an alert
-_UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -87,9 +85,10 @@ class SigmaMonitor:
             run on the same probe set, to be compared with its baseline, or a generation of a
             `Lineage`.
         embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)`, instead of `layers`.
-        stop_on_collapse: True: `should_stop` is set on COLLAPSED. A number: COLLAPSED is at this
-            ratio of effective rank to its baseline, and sets it. False: alerts only. A collapse
-            while held-out loss is better than at baseline does not stop.
+        stop_on_collapse: True: `should_stop` is set on COLLAPSED, and after three checks in a row
+            at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of
+            effective rank to its baseline, and sets it. False: alerts only. A collapse while
+            held-out loss is better than at baseline does not stop.
         sinks: Replaces the default: the record below `output_dir`, the console, W&B alerts.
         output_dir: Folder of the run; without one there is no record.
         include_examples: Quote the probe examples that moved most, and some of what the model
@@ -149,30 +148,30 @@ class SigmaMonitor:
         enabled: bool = True,
     ) -> None:
         check_choices(functionals, method, channels, relative_ridge)
-        writer = None
+        writing_probe = None
         if "generation" in channels:
             options = generation_options(generation)
-            writer = WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **options)
+            writing_probe = WritingProbe(encoder=encoder, relative_ridge=relative_ridge, **options)
         self.instrument = Instrument(
             Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed),
             probes=probes,
             functionals=tuple(dict.fromkeys((WATCHED, *functionals))),
             relative_ridge=relative_ridge,
             method=method,
-            writer=writer,
+            writing_probe=writing_probe,
             tokenizer=tokenizer,
         )
         self.cadence = Cadence(every=every, max_overhead=max_overhead)
         self.cadence.max_steps = max_steps
         self.warmup_steps = warmup_steps
-        self.reference, self.baseline = reference_and_kind(baseline)
+        self.reference, self.baseline_kind = reference_and_kind(baseline)
         self.include_examples = include_examples
-        self.detector = detector_options(detector, stop_on_collapse)
+        self.thresholds = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
         self.sinks = sinks
         self.output_dir = output_dir
         self.enabled = enabled
-        self._open_sinks: list[Isolated] | None = None
+        self._open_outlet: Outlet | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -180,14 +179,14 @@ class SigmaMonitor:
         self.status = Status.WARMUP
         self.should_stop = False
         self.stop_reason: str | None = None
-        self._stop_armed = True
+        self._stop = StopRule(wanted=self.stop_on_collapse is not False)
         self.checks = 0
         self.failures = 0
         self.revision = 0
         self.last_snapshot: Snapshot | None = None
         self._failures_in_a_row = 0
         self._watch: RunWatch | None = None
-        self._opening: _Opening | None = None
+        self._smaller: _Smaller | None = None
         self._has_baseline = False  # that another run can be compared with
         self._fingerprint: str | None = None  # of the baseline
         self._quotes_failed = False
@@ -253,96 +252,89 @@ class SigmaMonitor:
         """Write an event of the run into the record."""
         if not self.enabled:
             return
-        for sink in self._ready_sinks():
-            sink.note(event, details)
+        self._outlet.note(event, details)
 
     def close(self) -> None:
         """Write the closing line of the record and release the sinks. May be called again."""
-        if self._open_sinks is None:
+        if self._open_outlet is None:
             return
         if self._watch is not None and self._has_baseline:
-            present = self._watch.present()
+            present = self._watch.latest_as_baselines()
             if present["layers"].keys() == self._watch.layers.keys():
                 self.note(END, fingerprint=self._fingerprint, baselines=present)
-        lost = {sink.name: sink.lost for sink in self._open_sinks if sink.lost}
+        lost = self._open_outlet.lost
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
         self._release_sinks()
 
     def _release_sinks(self) -> None:
-        for sink in self._open_sinks or ():
-            sink.close()
-        self._open_sinks = None
+        if self._open_outlet is not None:
+            self._open_outlet.close()
+            self._open_outlet = None
 
     def _start_clock(self, model: nn.Module) -> float:
         """Time at which a check begins, once the device has done what training gave it."""
-        self.instrument.once_seconds = self.instrument.writing_seconds = 0.0
+        self.instrument.restart_clock()
         synchronise(model)
         return time.perf_counter()
 
     def _finish(self, step: int, started: float) -> None:
         once, writing = self.instrument.once_seconds, self.instrument.writing_seconds
         seconds = time.perf_counter() - started - once - writing
-        writer = self.instrument.writer
+        writer = self.instrument.writing_probe
         every = 1 if writer is None else writer.every
         self.cadence.finish(step, seconds, once, extra=writing, extra_every=every)
         self.cadence.confirm_early(wanted=self._watch is not None and self._watch.excursion)
         self._agree()
+        if self.cadence.planned:
+            self._suit_windows()
 
     def _check(self, model: nn.Module, step: int) -> Snapshot:
         self.cadence.begin(step)
         started = time.perf_counter()
-        writer = self.instrument.writer
+        writer = self.instrument.writing_probe
         check, smaller = self.instrument.check(
             model,
             step,
             writes=writer is not None and writer.due(self.checks + 1),
-            part=_LEAST_EXAMPLES if self._watch is None and self.cadence.untimed else None,
+            part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
         )
         if check.writing_error is not None:
             self.note("writing_failed", step=step, error=check.writing_error)
         self._recognise(check.fingerprint, step)
-        self._opening = None
         if self._watch is None:
-            self._open(model, step, check, smaller)
+            self._begin_watch(model, step, check, smaller)
         self.checks += 1
-        alerts = self._take(step, check) + self._stop_alerts(step)
-        alerts = [self._worded(alert, check.writing) for alert in alerts]
-        seconds = time.perf_counter() - started
-        snapshot = self._snapshot(step, check, alerts, seconds)
-        self.last_snapshot = snapshot
-        for sink in self._ready_sinks():
-            sink.log(snapshot)
-            for alert in alerts:
-                sink.alert(alert)
-        return snapshot
-
-    def _take(self, step: int, check: Check) -> list[Alert]:
-        """Let the detectors take a check into account; what they raise."""
         assert self._watch is not None
         alerts = self._watch.update(step, check.measured, check.losses, check.writing)
         self.status = self._watch.status
         if any(alert.kind == "BASELINE" for alert in alerts):
             self._note_baseline()
-        return alerts
+        alerts += self._stop_alerts(step)
+        alerts = [self._worded(alert, check.writing) for alert in alerts]
+        seconds = time.perf_counter() - started
+        snapshot = self._snapshot(step, check, alerts, seconds)
+        self.last_snapshot = snapshot
+        self._outlet.deliver(snapshot, alerts)
+        return snapshot
 
     def _note_baseline(self, **details: Any) -> None:
         """Keep what another run needs to be compared with this one."""
         assert self._watch is not None
         self._has_baseline = True
-        baselines = self._watch.reference()
+        baselines = self._watch.baselines()
         self.note(BEGINNING, fingerprint=self._fingerprint, baselines=baselines, **details)
 
-    def _open(self, model: nn.Module, step: int, check: Check, smaller: Check | None) -> None:
+    def _begin_watch(
+        self, model: nn.Module, step: int, check: Check, smaller: Check | None
+    ) -> None:
         """Begin to watch, with this check."""
-        kind = self._baseline_kind(model)
-        if smaller is not None:
-            self._opening = _Opening(kind, step, smaller)
+        kind = self._kind_for(model)
         probes = self.instrument.ready_probes
         self.note(
             "started",
             step=step,
             baseline=kind,
-            baseline_asked=self.baseline if self.reference is None else self.reference.source,
+            baseline_asked=self.baseline_kind if self.reference is None else self.reference.source,
             held_out=probes.held_out,
             probes=probes.source,
             examples=len(probes),
@@ -351,22 +343,49 @@ class SigmaMonitor:
             max_overhead=self.cadence.max_overhead,
             fingerprint=self._fingerprint,
         )
-        self._watch_from(kind, check)
-        if self.reference is not None and not any(map(self._matches, (check, smaller))):
-            self._say_unmatched(self.reference)
+        self._watch, adopted = self._watch_of(kind, check)
+        if adopted and self.reference is not None:
+            self._note_baseline(source=self.reference.source)
+        if smaller is not None:
+            watch, fits = self._watch_of(kind, smaller)
+            watch.update(step, smaller.measured, smaller.losses, smaller.writing)
+            self._smaller = _Smaller(watch, self.instrument.as_cut_to(smaller), fits)
+            adopted |= fits
+        if self.reference is not None and not adopted:
+            _logger.warning(
+                "sigma_monitor: the baseline of %s was not used, since it has another probe set, "
+                "other layers or other conventions (%s, here %s); this run is its own baseline",
+                self.reference.source,
+                self.reference.fingerprint,
+                self._fingerprint,
+            )
 
-    def _baseline_kind(self, model: nn.Module) -> Literal["start", "plateau"]:
-        if self.baseline != "auto":
-            return self.baseline
+    def _kind_for(self, model: nn.Module) -> Literal["start", "plateau"]:
+        if self.baseline_kind != "auto":
+            return self.baseline_kind
         return "start" if getattr(model, "name_or_path", "") else "plateau"
 
-    def _watch_from(self, kind: Literal["start", "plateau"], check: Check) -> None:
-        """New detectors for what `check` measured, with the baseline of another run if it fits."""
-        has_loss = check.losses is not None
-        self._watch = self._blank_watch(kind, list(check.measured), has_loss=has_loss)
-        if self.reference is not None and self._matches(check):
-            self._watch.refer(self.reference.baselines)
-            self._note_baseline(source=self.reference.source)
+    def _watch_of(self, kind: Literal["start", "plateau"], check: Check) -> tuple[RunWatch, bool]:
+        """New detectors for what `check` measured; whether another run's baseline fits them."""
+        layers, has_loss = list(check.measured), check.losses is not None
+        watch, reference = self._blank_watch(kind, layers, has_loss=has_loss), self.reference
+        if reference is None or reference.fingerprint != check.fingerprint:
+            return watch, False
+        if not check.measured.keys() <= reference.baselines["layers"].keys():
+            return watch, False
+        try:
+            watch.adopt(reference.baselines)
+            return watch, True
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self.reference = None
+            _logger.warning(
+                "sigma_monitor: the baseline of %s cannot be read (%s: %s); this run is its own "
+                "baseline",
+                reference.source,
+                type(error).__name__,
+                error,
+            )
+            return self._blank_watch(kind, layers, has_loss=has_loss), False
 
     def _blank_watch(
         self, kind: Literal["start", "plateau"], layers: Sequence[str], *, has_loss: bool
@@ -379,42 +398,28 @@ class SigmaMonitor:
             expected_checks=checks,
             expected_writings=writings,
             warmup_steps=self.warmup_steps,
-            **self.detector,
+            **self.thresholds,
         )
-        return RunWatch(layers, options, writes=self.instrument.writer is not None)
+        return RunWatch(layers, options, writes=self.instrument.writing_probe is not None)
 
     @property
     def _expected(self) -> tuple[int | None, int | None]:
         """Checks that the run will have, and how many of them with writing."""
-        checks, writer = self.cadence.expected_checks, self.instrument.writer
+        checks, writer = self.cadence.expected_checks, self.instrument.writing_probe
         every = 1 if writer is None else writer.every
         return checks, None if checks is None else max(1, checks // every)
-
-    def _matches(self, check: Check | None) -> bool:
-        """Whether the baseline of another run was measured as `check` was."""
-        if self.reference is None or check is None:
-            return False
-        layers = self.reference.baselines["layers"].keys()
-        return self.reference.fingerprint == check.fingerprint and check.measured.keys() <= layers
-
-    def _say_unmatched(self, reference: Reference) -> None:
-        _logger.warning(
-            "sigma_monitor: the baseline of %s was not used, since it has another probe set, "
-            "other layers or other conventions (%s, here %s); this run is its own baseline",
-            reference.source,
-            reference.fingerprint,
-            self._fingerprint,
-        )
 
     def rebaseline(self) -> None:
         """Take the next check as the reference of every channel, and end any episode untold.
 
         For a change of the training that is meant; it is never done by itself.
         """
-        if self._watch is not None:
-            self._watch.rebaseline()
-            self.status = self._watch.status
-            self.revision += 1
+        if self._watch is None:
+            return
+        for watch in self._watches:
+            watch.rebaseline()
+        self.status = self._watch.status
+        self.revision += 1
 
     def bridge(self, offset: float, layer: str = "last") -> None:
         """Move the baseline of a layer by `offset` nats of log effective rank.
@@ -427,41 +432,54 @@ class SigmaMonitor:
         if self._watch is None or layer not in self._watch.layers:
             known = [] if self._watch is None else list(self._watch.layers)
             raise InputError(f"layer={layer!r}: the layers watched so far are {known}.")
-        self._watch.layers[layer].level.bridge(offset)
+        for watch in self._watches:
+            watch.layers[layer].level.bridge(offset)
         self.revision += 1
+
+    @property
+    def _watches(self) -> list[RunWatch]:
+        """That of this run, and that of the smaller probe set, which may take its place."""
+        smaller = None if self._smaller is None else self._smaller.watch
+        return [watch for watch in (self._watch, smaller) if watch is not None]
 
     def _apply_budget(self, step: int) -> None:
         """Plan the checks anew once training time is known, which can move the one at `step`.
 
-        The detectors go on in windows that suit the number of checks the budget pays for. Where it
-        pays for a smaller probe set only, they begin anew with what that gave at the first check.
+        Where the budget pays for a smaller probe set only, or the baseline of another run is of
+        that, the detectors that saw it at the first check take over.
         """
         cadence = self.cadence
-        if not cadence.untimed or cadence.last_step is None:
+        if cadence.planned or self._watch is None:
             return
-        opening, self._opening = self._opening, None
+        cadence.begin(step)
+        if cadence.untimed:
+            return
+        # Detectors that are further behind would take over another status.
+        smaller = self._smaller if self.checks <= _MOST_BEHIND + 1 else None
+        self._smaller = None
         examples = len(self.instrument.ready_probes)
-        shrink = cadence.apply_budget(
-            step, smaller=None if opening is None else opening.check.examples / examples
-        )
+        share = None if smaller is None else smaller.cut["examples"] / examples
+        shrink = cadence.apply_budget(step, smaller=share, needed=bool(smaller and smaller.fits))
         plan = (shrink, cadence.spacing, cadence.next_step)
         shrink, cadence.spacing, cadence.next_step = from_main(plan)
-        if shrink and opening is not None:
-            self._begin_smaller(opening)
-        elif self._watch is not None:
-            self._watch.expect(*self._expected)
-            if self.reference is not None and opening is not None and self._matches(opening.check):
-                self._say_unmatched(self.reference)
+        if shrink and smaller is not None:
+            self._watch = smaller.watch
+            self.instrument.load_state_dict(smaller.cut)
+            self._fingerprint = smaller.cut["fingerprint"]
+            if self._watch.baselines()["layers"]:
+                self._note_baseline()
+        self._suit_windows(always=True)
         self._say_plan(step, shrink)
         self.revision += 1
 
-    def _begin_smaller(self, opening: _Opening) -> None:
-        self.instrument.cut_to(opening.check)
-        self._fingerprint = opening.check.fingerprint
-        self._watch_from(opening.kind, opening.check)
-        self._take(opening.step, opening.check)
-        if self.reference is not None and not self._matches(opening.check):
-            self._say_unmatched(self.reference)
+    def _suit_windows(self, *, always: bool = False) -> None:
+        """Windows for the number of checks the run will have, where that is another by now."""
+        checks, writings = self._expected
+        if self._watch is None or checks is None:
+            return
+        before = self._watch.expected_checks
+        if always or before is None or not before / 2 < checks < before * 2:
+            self._watch.expect(checks, writings)
 
     def _say_plan(self, step: int, shrink: bool) -> None:
         if not shrink and not self.cadence.stretched:
@@ -532,21 +550,12 @@ class SigmaMonitor:
             return ()
 
     def _stop_alerts(self, step: int) -> list[Alert]:
-        if self._watch is None or self.stop_on_collapse is False:
+        assert self._watch is not None
+        reason = self._stop.reason(step, self._watch)
+        if reason is None:
             return []
-        unmeasured = self._watch.unmeasured_in_a_row
-        over = self.status is not Status.COLLAPSED and unmeasured == 0
-        met = self._watch.collapsed or unmeasured >= _UNMEASURED_STOPS
-        armed, self._stop_armed = self._stop_armed, over or (self._stop_armed and not met)
-        if not met or not armed:
-            return []
-        self.should_stop = True
-        self.stop_reason = (
-            f"COLLAPSED at step {step}"
-            if self._watch.collapsed
-            else f"nothing could be measured in {unmeasured} checks up to step {step}"
-        )
-        return [Alert("STOPPED", "info", step, self.checks, text=f"Reason: {self.stop_reason}.")]
+        self.should_stop, self.stop_reason = True, reason
+        return [Alert("STOPPED", "info", step, self.checks, text=f"Reason: {reason}.")]
 
     def _snapshot(
         self, step: int, check: Check, alerts: Sequence[Alert], seconds: float
@@ -601,8 +610,7 @@ class SigmaMonitor:
             )
         self.note("failed", step=step, error=f"{type(error).__name__}: {error}")
         for alert in [] if self._watch is None else self._watch.missed(step):
-            for sink in self._ready_sinks():
-                sink.alert(self._worded(alert))
+            self._outlet.alert(self._worded(alert))
 
     def _agree(self) -> None:
         """Every rank goes on with rank 0's conclusions."""
@@ -622,18 +630,12 @@ class SigmaMonitor:
             cadence.next_step,
         ) = from_main(conclusions)
 
-    def _ready_sinks(self) -> list[Isolated]:
-        if self._open_sinks is None:
-            self._open_sinks = [Isolated(sink) for sink in self._chosen_sinks()]
-        return self._open_sinks
-
-    def _chosen_sinks(self) -> Sequence[Sink]:
-        if not is_main():
-            return ()
-        if self.sinks is not None:
-            return self.sinks
-        record = [] if self.output_dir is None else [JsonlSink(Path(self.output_dir) / RECORD)]
-        return (*record, ConsoleSink(), WandbAlertSink())
+    @property
+    def _outlet(self) -> Outlet:
+        """The sinks, opened at the first use: the callback learns late where they are to go."""
+        if self._open_outlet is None:
+            self._open_outlet = Outlet(self.sinks, self.output_dir)
+        return self._open_outlet
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins: everything a resumed run needs to go on as if unbroken."""
@@ -641,7 +643,7 @@ class SigmaMonitor:
             "version": _STATE_VERSION,
             "fingerprint": self._fingerprint,
             "status": self.status.name,
-            "stop_armed": self._stop_armed,
+            "stop_armed": self._stop.armed,
             "stop_reason": self.stop_reason,
             "checks": self.checks,
             "failures": self.failures,
@@ -649,7 +651,14 @@ class SigmaMonitor:
             "instrument": self.instrument.state_dict(),
             "cadence": self.cadence.state_dict(),
             "watch": None if self._watch is None else self._watch.state_dict(),
+            "smaller": None if self._smaller is None else self._smaller.state_dict(),
         }
+
+    def _loaded_watch(self, state: Mapping[str, Any]) -> RunWatch:
+        # Which kind of baseline, and whether there is a loss, is in the state too.
+        watch = self._blank_watch("plateau", state["order"], has_loss=True)
+        watch.load_state_dict(state)
+        return watch
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -674,11 +683,14 @@ class SigmaMonitor:
             self.cadence.load_state_dict(state["cadence"])
             self.instrument.load_state_dict(state["instrument"])
             if state["watch"] is not None:
-                layers = state["watch"]["order"]
-                self._watch = self._blank_watch("plateau", layers, has_loss=True)
-                self._watch.load_state_dict(state["watch"])
+                self._watch = self._loaded_watch(state["watch"])
+            if state["smaller"] is not None:
+                watch = self._loaded_watch(state["smaller"]["watch"])
+                self._smaller = _Smaller(
+                    watch, dict(state["smaller"]["cut"]), bool(state["smaller"]["fits"])
+                )
             self.status = Status[state["status"]]
-            self._stop_armed = bool(state["stop_armed"])
+            self._stop.armed = bool(state["stop_armed"])
             self.stop_reason = state["stop_reason"]
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
@@ -692,12 +704,16 @@ class SigmaMonitor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Opening:
-    """What a smaller probe set gave at the first check, kept until the budget has been applied."""
+class _Smaller:
+    """What watches the first examples alone, from the first check until the budget is applied."""
 
-    kind: Literal["start", "plateau"]
-    step: int
-    check: Check
+    watch: RunWatch
+    cut: dict[str, Any]  # state of an instrument that reads these
+    fits: bool  # the baseline of another run is of these, and not of all
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-serialisable builtins."""
+        return {"watch": self.watch.state_dict(), "cut": self.cut, "fits": self.fits}
 
 
 def _with_drift(measured: Measured, drift: float | None) -> dict[str, Estimate]:

@@ -112,7 +112,7 @@ def detector_options(
         } | options
     for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
         Thresholds.of(**thresholds)  # raises on what cannot be used
-    return {"thresholds": options, **others}
+    return {"representation": options, **others}
 
 
 def generation_options(generation: Mapping[str, Any] | None) -> dict[str, Any]:

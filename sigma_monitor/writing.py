@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sigma_monitor.diversity import compression_ratio, distinct, repeated_share
 from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import (
@@ -32,10 +31,7 @@ from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
 __all__ = [
     "Writing",
     "WritingProbe",
-    "compression_ratio",
-    "distinct",
     "measure_writing",
-    "repeated_share",
 ]
 
 _FUNCTIONALS = ("effective_rank", "participation_ratio", "log_det_per_dim")
@@ -110,7 +106,7 @@ class WritingProbe:
 
     def due(self, check: int) -> bool:
         """Whether the model writes at this check, counted from 1."""
-        return check % self.every == 1 % self.every
+        return (check - 1) % self.every == 0
 
     def prepare(self, model: nn.Module, tokenizer: Any) -> None:
         """Build the encoder and let it embed, where it has not yet: what is done once in a run.
@@ -217,30 +213,3 @@ def _mean_entropy(entropies: NDArray[np.float64]) -> Estimate:
         return Estimate.exact(mean)
     half = half_width(mean_standard_error(entropies), len(entropies), _CONFIDENCE)
     return Estimate(mean, mean - half, mean + half, "sampling")
-
-
-def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
-    """Different n-grams of all texts over their number (distinct-n, Li et al. 2016).
-
-    0.0 when no text is as long as n.
-    """
-    grams = [_grams(text, n) for text in texts]
-    total = sum(map(len, grams))
-    return len(set(chain.from_iterable(grams))) / total if total else 0.0
-
-
-def repeated_share(texts: Sequence[Sequence[int]], n: int) -> float:
-    """Mean share of n-grams that are repeats within their text (seq-rep-n, Welleck et al. 2020)."""
-    grams = [_grams(text, n) for text in texts]
-    shares = [1 - len(set(own)) / len(own) for own in grams if own]
-    return sum(shares) / len(shares) if shares else 0.0
-
-
-def compression_ratio(texts: Sequence[str]) -> float:
-    """Bytes of all texts over their bytes when compressed (Shaib et al. 2024); more is duller."""
-    data = "\n".join(texts).encode()
-    return len(data) / len(zlib.compress(data, 9))
-
-
-def _grams(text: Sequence[int], n: int) -> list[tuple[int, ...]]:
-    return list(zip(*(text[i:] for i in range(n)), strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -101,3 +102,11 @@ def test_a_run_names_its_commit_and_whether_the_code_differs(tmp_path):
 def test_committed_result_names_its_environment(result):
     environment = json.loads(result.read_text())["environment"]
     assert {"date", "python", "machine", "cores", "packages"} <= set(environment)
+
+
+def test_the_page_on_detection_is_that_of_the_committed_results():
+    spec = importlib.util.spec_from_file_location("detection_page", FOLDER / "detection_page.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    text = writer.PAGE.read_text(encoding="utf-8")
+    assert writer.page(text) == text

@@ -391,3 +391,38 @@ def test_confirmation_survives_a_resume(clock):
     other.load_state_dict(json.loads(json.dumps(cadence.state_dict())))
     assert other.state_dict() == cadence.state_dict()
     assert other.next_step == 406
+
+
+def test_beyond_its_last_step_a_run_is_checked_no_more_often_than_before(clock):
+    cadence = cadence_of(100, every="auto")
+    checks = Run(clock, cadence, check=0.2).advance(400)
+    assert 100 in checks
+    assert min(gaps([c for c in checks if c >= 100])) >= min(gaps(checks[:-1]))
+    assert cadence.overhead_with() <= BUDGET * 1.3
+
+
+@pytest.mark.parametrize(("every", "shrinks"), [(10, False), (2, True)])
+def test_a_probe_set_is_not_cut_where_every_check_that_was_asked_for_is_paid(clock, every, shrinks):
+    """1 s of checks is paid: 16 of 0.06 s, of 11 or of 51 that are wanted."""
+    cadence = cadence_of(100, every=every)
+    Run(clock, cadence, check=0.06).advance(0)
+    clock.advance(1.0)
+    assert cadence.apply_budget(1, smaller=0.5) is shrinks
+    assert cadence.planned
+
+
+def test_a_smaller_probe_set_that_is_needed_is_used_whatever_is_paid(clock):
+    cadence = cadence_of(10_000)
+    Run(clock, cadence).advance(0)
+    clock.advance(1.0)
+    assert cadence.apply_budget(1, smaller=0.5, needed=True)
+
+
+@pytest.mark.parametrize("max_overhead", [None, BUDGET])
+def test_the_expected_checks_are_those_made_and_those_to_come(clock, max_overhead):
+    cadence = cadence_of(1000, every=20, max_overhead=max_overhead)
+    assert cadence.expected_checks == 51
+    Run(clock, cadence).advance(500)
+    assert cadence.expected_checks == 51
+    cadence.spacing = 100
+    assert cadence.expected_checks == 26 + 5

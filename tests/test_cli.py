@@ -118,15 +118,15 @@ def test_demo_reaches_the_expected_verdicts(tmp_path):
     assert done.stdout.startswith("{"), done.stdout[:500]
     result = json.loads(done.stdout)
     healthy, runaway, alignment, own_samples = result["arms"]
-    assert healthy["verdict"] == "HEALTHY"
+    assert healthy["worst"] == "HEALTHY"
     assert healthy["alert_step"] is None
-    assert runaway["verdict"] == "COLLAPSED"
+    assert runaway["worst"] == "COLLAPSED"
     assert 60 < runaway["alert_step"] <= 60 + 5 * 5  # within five checks of the runaway
     assert runaway["stopped_at"] < 240
-    assert alignment["verdict"] == "COLLAPSED"
+    assert alignment["worst"] == "COLLAPSED"
     assert alignment["own_loss_at_end"] < 1e-3  # it looks perfect
     assert alignment["held_out_loss"] > 1.5 * healthy["held_out_loss"]
-    assert own_samples["verdict"] == "COLLAPSED"
+    assert own_samples["worst"] == "COLLAPSED"
     assert own_samples["alert_channel"] == "generation"
     alerts = read_record(tmp_path / "demo" / "its-own-samples" / RECORD).alerts
     assert {a["channel"] for a in alerts if a["severity"] != "info"} == {"generation"}

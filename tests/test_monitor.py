@@ -420,7 +420,7 @@ def test_a_stop_is_not_armed_anew_by_an_excuse_that_ends():
     monitor = run(model.monitor(stop_on_collapse=True), model, range(30), rank={10: 4})
     resumed = model.monitor(stop_on_collapse=True)
     resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
-    channel = resumed._watch._representation
+    channel = resumed._watch._channels["representation"]
     conclude = channel.conclude
 
     def excused(*args):
@@ -617,6 +617,87 @@ def test_a_new_baseline_that_was_asked_for_before_the_budget_is_known_stays(cloc
     timed(clock, monitor, model, range(3, 200), rank={3: 8})
     assert listener.alerts() == ["BASELINE", "BASELINE"]
     assert monitor.last_snapshot.ratios["last"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("resumes", [False, True], ids=["unbroken", "resumed"])
+def test_what_was_asked_before_a_cut_stays(clock, resumes):
+    model, listener = Dial(128, clock=clock, cost=1.2 / 128), Listener()
+
+    def go_on(monitor):
+        if not resumes:
+            return monitor
+        resumed = budgeted(model, sinks=[listener])
+        resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+        return resumed
+
+    monitor = timed(clock, budgeted(model, sinks=[listener]), model, range(3))
+    monitor.bridge(0.5)
+    monitor = timed(clock, go_on(monitor), model, range(3, 400))
+    assert monitor.last_snapshot.examples == 64
+    assert monitor.last_snapshot.ratios["last"] == pytest.approx(math.exp(-0.5))
+
+    listener.heard.clear()
+    monitor = timed(clock, budgeted(model, sinks=[listener]), model, range(3))
+    monitor.rebaseline()
+    monitor = timed(clock, go_on(monitor), model, range(3, 400), rank={3: 8})
+    assert monitor.last_snapshot.examples == 64
+    assert monitor.last_snapshot.ratios["last"] == pytest.approx(1.0)
+    assert set(listener.alerts()) == {"BASELINE"}
+
+
+def test_a_first_check_that_fails_does_not_keep_the_probe_set_from_being_cut(clock):
+    model, listener = Dial(128, clock=clock, cost=1.2 / 128), Listener()
+    monitor = budgeted(model, sinks=[listener])
+    timed(clock, monitor, model, range(1001), fails={0: True, 1: False})
+    assert monitor.failures == 1
+    sizes = [s.examples for s in listener.snapshots()]
+    assert sizes == [128] + [64] * (len(sizes) - 1)
+    assert len(sizes) >= 12
+
+
+def test_windows_follow_a_run_that_turns_out_faster_than_its_first_steps(clock):
+    """Compiling, say: 6 s a step at first, and then a twentieth of a second."""
+    model, listener = Dial(64, clock=clock, cost=0.2 / 64), Listener()
+    monitor = budgeted(model, max_steps=2000, sinks=[listener], stop_on_collapse=True)
+    for step in range(2001):
+        clock.advance(6.0 if step <= 5 else 0.05)
+        run(monitor, model, [step], rank={600: 2})
+    assert len(listener.snapshots()) < 10
+    assert "COLLAPSED" in listener.alerts()
+    assert monitor.should_stop
+
+
+def test_a_baseline_of_the_smaller_probe_set_is_used_where_the_budget_pays_for_all(
+    clock, tmp_path, messages
+):
+    def model_of(cost):
+        return Dial(128, clock=clock, cost=cost / 128)
+
+    dear = model_of(1.2)
+    control = budgeted(dear, output_dir=tmp_path, sinks=None)
+    timed(clock, control, dear, range(300)).close()
+    cheap, listener = model_of(0.1), Listener()
+    monitor = budgeted(cheap, baseline=tmp_path / RECORD, sinks=[listener])
+    timed(clock, monitor, cheap, range(300), rank={0: 8})
+    assert monitor.last_snapshot.examples == 64
+    assert monitor.last_snapshot.ratios["last"] < 0.6
+    assert "WARNING" in listener.alerts()
+    assert not any("was not used" in message for message in messages())
+
+
+def test_a_baseline_that_cannot_be_read_is_said_and_not_used(tmp_path, messages):
+    model = Dial()
+    run(model.monitor(output_dir=tmp_path, sinks=None), model, range(5)).close()
+    path = tmp_path / RECORD
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line.get("event") == "baseline":
+            line["baselines"].pop("loss")
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    monitor = run(model.monitor(baseline=path), model, range(10), rank={0: 8})
+    assert monitor.failures == 0
+    assert monitor.status is Status.WARMUP  # "auto" of drawn weights
+    assert sum("cannot be read (KeyError: 'loss')" in message for message in messages()) == 1
 
 
 def test_another_probe_set_after_a_cut_is_cut_too(clock, messages):
@@ -865,9 +946,11 @@ def test_an_option_that_cannot_be_used_is_refused_at_once(options, named):
 
 
 def test_a_collapse_ratio_moves_the_warning_levels_and_the_users_own_win():
-    moved = SigmaMonitor(stop_on_collapse=0.75).detector["thresholds"]
+    moved = SigmaMonitor(stop_on_collapse=0.75).thresholds["representation"]
     assert moved["warning_fast"] == 0.75
-    own = SigmaMonitor(stop_on_collapse=0.4, detector={"warning_slow": 0.85}).detector["thresholds"]
+    own = SigmaMonitor(stop_on_collapse=0.4, detector={"warning_slow": 0.85}).thresholds[
+        "representation"
+    ]
     assert (own["collapsed"], own["warning_slow"]) == (0.4, 0.85)
 
 
@@ -898,7 +981,7 @@ def test_a_resumed_run_takes_the_ratios_that_are_asked_for_now():
 
 def test_a_preset_is_taken_by_name_alone():
     for preset in ("sensitive", "quiet"):
-        assert SigmaMonitor(detector=preset).detector["thresholds"] == {"preset": preset}
+        assert SigmaMonitor(detector=preset).thresholds["representation"] == {"preset": preset}
 
 
 def test_presets_reach_the_detectors():

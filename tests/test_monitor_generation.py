@@ -95,8 +95,8 @@ def generation_part(metrics):
 @pytest.mark.parametrize(("every", "due"), [(3, [0, 3, 6]), (1, [*range(8)]), (9, [0])])
 def test_metrics_are_there_at_the_checks_that_write_and_only_there(tmp_path, every, due):
     model, listener = tiny("llama"), Listener()
-    watcher = monitor(generation={"every": every}, output_dir=tmp_path, sinks=None)
-    watcher.sinks = [*watcher._chosen_sinks()[:1], listener]  # the record, and ours
+    sinks = [JsonlSink(tmp_path / RECORD), listener]
+    watcher = monitor(generation={"every": every}, sinks=sinks)
     for step in range(8):
         watcher.step(model, step)
     watcher.close()
@@ -381,7 +381,7 @@ def test_a_new_run_has_a_start_of_its_own():
     names = []
     for _ in range(2):
         watcher.step(model, 0)
-        names.append(watcher._watch.writing.present()["reference"]["encoder"])
+        names.append(watcher._watch.generation.latest_as_baselines()["reference"]["encoder"])
         wander(model, 0)
         watcher.reset()
     assert names[0] != names[1]
@@ -438,7 +438,9 @@ def test_a_plain_training_is_bitwise_what_it_is_without_the_channel(options):
     beside = train(8, watcher)
     assert (watcher.checks, watcher.failures) == (9, 0)
     fails = isinstance(options.get("encoder"), Failing)
-    assert bool(watcher._watch.writing.present()) is not fails  # or there was nothing to compare
+    assert (
+        bool(watcher._watch.generation.latest_as_baselines()) is not fails
+    )  # or there was nothing to compare
     assert differences(train(8), beside) == []
 
 
@@ -787,7 +789,7 @@ def test_what_is_built_once_is_no_recurring_cost(monkeypatch):
         watcher.step(model, step)
     costs = watcher.cadence.state_dict()
     assert costs["check_seconds"] >= 50.0
-    assert costs["extra"] == pytest.approx(0.1 / watcher.instrument.writer.every)
+    assert costs["extra"] == pytest.approx(0.1 / watcher.instrument.writing_probe.every)
 
 
 def test_text_is_not_lost_where_the_probe_set_shrinks(monkeypatch):
@@ -815,6 +817,6 @@ def test_text_is_not_lost_where_the_probe_set_shrinks(monkeypatch):
     assert [s.examples for s in listener.snapshots()][:3] == [128, 64, 64]
     assert len([s for s in listener.snapshots() if s.generation]) >= 4
     # The first writing stays the baseline: its prompts are of the whole set, cut or not.
-    for series in watcher._watch.writing.series.values():
+    for series in watcher._watch.generation.series.values():
         assert series.detector.baseline.step == 0
     assert set(listener.alerts()) == {"BASELINE"}

@@ -105,14 +105,14 @@ def products(monkeypatch):
 @pytest.fixture
 def told(monkeypatch):
     """(log effective rank, standard error) of each check, as the relative rule got them."""
-    heard, paired = [], LayerWatch._paired
+    heard, update = [], LayerWatch.update
 
-    def spy(self, measured):
-        stderr = paired(self, measured)
-        heard.append((measured.log_of(WATCHED), stderr))
-        return stderr
+    def spy(self, step, measured):
+        events = update(self, step, measured)
+        heard.append((measured.log_of(WATCHED), self.stderr))
+        return events
 
-    monkeypatch.setattr(LayerWatch, "_paired", spy)
+    monkeypatch.setattr(LayerWatch, "update", spy)
     return heard
 
 
@@ -648,7 +648,7 @@ def test_the_error_of_the_test_vectors_is_their_spread_with_the_examples_held_fi
         for step, value in enumerate(values):
             watcher.update(step, value)
         changes.append(values[1].log_of(WATCHED) - values[0].log_of(WATCHED))
-        errors.append(watcher._paired(values[1]))
+        errors.append(watcher.stderr)
     assert any(followed) is (moves == "jitters")
     spread, told = np.std(changes, ddof=1), math.sqrt(np.mean(np.square(errors)))
     # Sixteen seeds know a standard deviation to a fifth; a few vectors know their error to a third.
@@ -733,4 +733,4 @@ def test_the_error_adds_up_level_and_change(level):
     assert bool(parts[1] < 0.1 * parts[2]) is (level == "reference")
     assert parts[2] > 0
     expected = math.hypot(parts[0], parts[1] + parts[2])
-    assert watcher._paired(as_measured(last)) == pytest.approx(expected, rel=1e-12)
+    assert watcher.stderr == pytest.approx(expected, rel=1e-12)

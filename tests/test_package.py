@@ -22,12 +22,13 @@ HOUSE = [
     {"integrations"},
     {"monitor"},
     {"options"},
+    {"stop"},
     {"instrument", "watch"},
     {"cadence", "lineage", "measure", "writing"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},
     {"alert", "ranks"},
-    {"errors", "estimate"},
+    {"diversity", "errors", "estimate"},
 ]
 HEIGHT = {unit: len(HOUSE) - line for line, units in enumerate(HOUSE) for unit in units}
 
@@ -146,12 +147,12 @@ import json, logging, sys, time
 import torch
 before = set(sys.modules)
 handlers = list(logging.getLogger().handlers)
-started = time.perf_counter()
+started = time.process_time()
 import sigma_monitor
-imported = time.perf_counter()
+imported = time.process_time()
 package = sorted(set(sys.modules) - before)
 sigma_monitor.spectral_summary, sigma_monitor.ProbeSet, sigma_monitor.SigmaMonitor
-resolved = time.perf_counter()
+resolved = time.process_time()
 loggers = [n for n in logging.root.manager.loggerDict if n.startswith("sigma_monitor")]
 json.dump({
     "package": package,
@@ -167,22 +168,13 @@ json.dump({
 
 
 @pytest.fixture(scope="module")
-def import_afresh(tmp_path_factory):
+def fresh(tmp_path_factory):
     """What a new interpreter that imports the package loads, prints and takes."""
-
-    def report():
-        path = tmp_path_factory.mktemp("import") / "report.json"
-        done = subprocess.run(
-            [sys.executable, "-c", IMPORTS, str(path)], capture_output=True, text=True, check=True
-        )
-        return {**json.loads(path.read_text()), "printed": done.stdout + done.stderr}
-
-    return report
-
-
-@pytest.fixture(scope="module")
-def fresh(import_afresh):
-    return import_afresh()
+    path = tmp_path_factory.mktemp("import") / "report.json"
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, str(path)], capture_output=True, text=True, check=True
+    )
+    return {**json.loads(path.read_text()), "printed": done.stdout + done.stderr}
 
 
 def test_importing_the_package_loads_itself_alone(fresh):
@@ -200,16 +192,11 @@ def test_importing_prints_nothing_and_configures_no_logging(fresh):
     assert set(fresh["levels"]) == {0}
 
 
-def test_importing_is_fast_beyond_torch(fresh, import_afresh):
-    """Two of three within 2 s, so that one hiccup of the machine does not count."""
+def test_importing_costs_little_beyond_torch(fresh):
+    """In seconds of the processor, which other processes take none of."""
     # Measured: 1 ms, and 0.7 s with scipy behind the three names.
-    fast = 0
-    for attempt in range(3):
-        report = import_afresh() if attempt else fresh
-        fast += report["import_seconds"] < 0.5 and report["resolve_seconds"] < 2
-        if fast == 2:
-            break
-    assert fast == 2
+    assert fresh["import_seconds"] < 0.5
+    assert fresh["resolve_seconds"] < 5
 
 
 def test_detection_needs_no_torch():

@@ -11,17 +11,11 @@ from scipy import stats
 from torch import nn
 
 from sigma_monitor import ProbeSet, spectral_summary
+from sigma_monitor.diversity import compression_ratio, distinct, repeated_share
 from sigma_monitor.errors import InputError, ProbeError
 from sigma_monitor.probing import Continuations, Encoder
-from sigma_monitor.writing import (
-    ENTROPY,
-    TEXT_RANK,
-    WritingProbe,
-    compression_ratio,
-    distinct,
-    measure_writing,
-    repeated_share,
-)
+from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
+from sigma_monitor.writing import WritingProbe, measure_writing
 
 RIDGE = 1e-3
 

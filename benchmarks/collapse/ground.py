@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse as narrow_text_module
 import copy
 import functools
 import json
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def ground(data: Path | None) -> Ground:
         with tempfile.TemporaryDirectory() as folder:
             start = pretrained(corpus, Path(folder), seed=0)
         start.name_or_path = "pretrained-here"
-        narrow = Path(narrow_text_module.__file__).parent
+        narrow = Path(sysconfig.get_path("stdlib"))
         code = "\n".join(path.read_text("utf-8") for path in sorted(narrow.glob("a*.py")))
         return Ground("from scratch", start, corpus, load_corpus(code, corpus.tokenizer))
     folder = data / "stories260k"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from ground import Ground, blocks_of
@@ -132,7 +132,7 @@ def real(run: Run, number: int = 0, count: int = STEPS * BATCH) -> Texts:
 
 
 def carry_forward(temperature: float) -> Callable[[Run], None]:
-    """S2: every generation goes on from the last one, on text that the last one wrote."""
+    """Every generation goes on from the last one, on text that the last one wrote."""
 
     def scenario(run: Run) -> None:
         model, corpus = run.ground.model(), run.ground.corpus
@@ -148,7 +148,7 @@ def carry_forward(temperature: float) -> Callable[[Run], None]:
 
 
 def base_reset(run: Run) -> None:
-    """S1: every generation begins with the same weights, on text that the last one wrote."""
+    """Every generation begins with the same weights, on text that the last one wrote."""
     writer, corpus = run.ground.model(), run.ground.corpus
     baseline: Any = "start"
     for number in range(STEPS // GENERATION_STEPS):
@@ -160,6 +160,7 @@ def base_reset(run: Run) -> None:
         record = train(
             run, model, Texts(texts), steps=GENERATION_STEPS, baseline=baseline, offset=offset
         )
+        # Later generations are compared with where the first one began.
         baseline = baseline if number else record
         writer = model
 
@@ -286,11 +287,7 @@ def rate_drop(run: Run) -> None:
     train(run, run.ground.model(), real(run), At(STEPS // 2, drop))
 
 
-ANY: tuple[Literal["representation", "generation", "loss"], ...] = (
-    "representation",
-    "generation",
-    "loss",
-)
+ANY = (*CHANNELS, "loss")
 
 SCENARIOS = {
     scenario.name: scenario

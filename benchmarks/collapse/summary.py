@@ -5,14 +5,13 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from rivals import FUNCTIONALS, OURS, alarm_steps, auroc, calibrated, moves
+from alarms import FUNCTIONALS, LOSS_RISE, OURS, alarm_steps, auroc, calibrated, moves
 from scipy.stats import binomtest
 
 __all__ = ["summarised"]
 
 Run = dict[str, Any]
 
-_LOSS_RISE = 1.05  # of held-out loss over its best: harm that everybody sees
 _ENTROPY_LOST, _DISTINCT_LOST = 0.7, 0.8  # declared loss of output diversity, ratios to the start
 
 
@@ -133,7 +132,7 @@ def _loss_step(run: Run) -> float | None:
     for row in run["rows"]:
         if "loss" in row:
             best = min(best, row["loss"])
-            if row["loss"] >= _LOSS_RISE * best and row["step"] >= (run["onset"] or 0):
+            if row["loss"] >= (1 + LOSS_RISE) * best and row["step"] >= (run["onset"] or 0):
                 return row["step"]
     return None
 

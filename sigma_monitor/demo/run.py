@@ -32,7 +32,7 @@ class ArmResult:
 
     arm: Arm
     record: Record
-    verdict: str  # the worst status it reached
+    worst: str  # status that it reached
     steps: int
     stopped: bool
     losses: list[tuple[int, float]]  # step and training loss of every log
@@ -44,8 +44,8 @@ class ArmResult:
 
     @property
     def as_expected(self) -> bool:
-        """The expected verdict, and the stop that was asked for."""
-        return self.verdict == self.arm.expected and self.stopped == self.arm.stop
+        """The expected status, and the stop that was asked for."""
+        return self.worst == self.arm.expected and self.stopped == self.arm.stop
 
     def row(self) -> dict[str, Any]:
         """One line of the table."""
@@ -54,7 +54,7 @@ class ArmResult:
         at = [s for s in self.record.snapshots if step is None or s.step == step]
         return {
             "arm": self.arm.name,
-            "verdict": self.verdict,
+            "worst": self.worst,
             "expected": self.arm.expected,
             "stopped_at": self.steps if self.stopped else None,
             "alert_channel": None if alert is None else alert["channel"],
@@ -76,7 +76,7 @@ class DemoResult:
 
     @property
     def as_expected(self) -> bool:
-        """Every arm ended with the verdict it should have."""
+        """Every arm reached the status it should have."""
         return all(result.as_expected for result in self.arms)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class DemoResult:
     def table(self) -> str:
         """The table and the path of the picture."""
         head = (
-            f"{'arm':<29}{'verdict':<11}{'first alert':<38}{'held-out loss':<15}"
+            f"{'arm':<29}{'worst':<11}{'first alert':<38}{'held-out loss':<15}"
             f"{'own loss':<10}{'overhead':<10}stopped"
         )
         lines = [head, "-" * len(head)]
@@ -105,7 +105,7 @@ class DemoResult:
             stopped = "no" if row["stopped_at"] is None else f"at step {row['stopped_at']}"
             loss = "-" if row["held_out_loss"] is None else f"{row['held_out_loss']:.2f}{where}"
             lines.append(
-                f"{row['arm']:<29}{row['verdict']:<11}{alert:<38}{loss:<15}"
+                f"{row['arm']:<29}{row['worst']:<11}{alert:<38}{loss:<15}"
                 f"{row['own_loss_at_end']:<10.2g}{row['overhead']:<10.0%}{stopped}"
             )
         outcome = "as expected" if self.as_expected else "NOT as expected"

@@ -6,8 +6,8 @@ What becomes of a series, and where::
               start or    level or   patience  what is    loss and   sentences
               plateau     trend      recovery  news       output
 
-`Detector` takes a series up to what is news, by the thresholds of `rule`; `attribution` says when
-an excursion began.
+`Detector` takes a series up to what is news, by the thresholds of `rule`; `onset` says when an
+excursion began.
 """
 
 from sigma_monitor.detection.baseline import Baseline
@@ -18,8 +18,6 @@ from sigma_monitor.detection.verdict import (
     Evidence,
     Judgement,
     Verdict,
-    judgement,
-    paired_change,
     verdict_on,
 )
 from sigma_monitor.detection.wording import worded
@@ -33,8 +31,6 @@ __all__ = [
     "Judgement",
     "Thresholds",
     "Verdict",
-    "judgement",
-    "paired_change",
     "verdict_on",
     "worded",
 ]

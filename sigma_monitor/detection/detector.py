@@ -6,16 +6,15 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from statistics import median
 from typing import Any, Literal
 
 from sigma_monitor.alert import Alert, AlertKind, Severity, Side, Status
 from sigma_monitor.detection import baseline as baselines
-from sigma_monitor.detection.attribution import onset
 from sigma_monitor.detection.baseline import Baseline
 from sigma_monitor.detection.episode import Episode, Flapping
-from sigma_monitor.detection.finding import Finding, Point, find
+from sigma_monitor.detection.finding import Point
 from sigma_monitor.detection.rule import Thresholds
+from sigma_monitor.detection.status import StatusRule
 from sigma_monitor.errors import InputError, RecordError
 
 __all__ = ["Detector"]
@@ -93,17 +92,11 @@ class Detector:
     def _begin(self, baseline: Baseline | None) -> None:
         """No episode, no warm-up behind it."""
         self.baseline = baseline
-        self.finding = Finding()  # of the latest check
         self.unmeasured_in_a_row = 0
         self._unmeasured: float | None = None  # NaN or −∞, of the latest of these
         self.missed_in_a_row = 0
-        self.side: Side = "contraction"  # of the present episode
-        self.onset_step: int | None = None  # at which it began; None when there is none
-        self._level = Status.HEALTHY
         self._warmup: list[tuple[int, float, float]] = []  # step, value, stderr; empty once frozen
-        self._collapsed_in_a_row = 0
-        self._floor_in_a_row = 0
-        self._calm_in_a_row = 0
+        self._rule = StatusRule()
         self._episode = Episode(self.thresholds)
         self._gaps = Flapping(self.thresholds)
 
@@ -111,7 +104,17 @@ class Detector:
     def status(self) -> Status:
         """What the series says now."""
         waiting = self.kind != "none" and self.baseline is None
-        return Status.WARMUP if waiting else self._level
+        return Status.WARMUP if waiting else self._rule.status
+
+    @property
+    def side(self) -> Side:
+        """To which the present excursion goes, or the last one went."""
+        return self._rule.side
+
+    @property
+    def onset_step(self) -> int | None:
+        """Training step at which the present excursion began; None when there is none."""
+        return self._rule.onset_step
 
     @property
     def alerts(self) -> list[Alert]:
@@ -119,7 +122,7 @@ class Detector:
         return self.events + self.news
 
     @property
-    def value(self) -> float | None:
+    def log_value(self) -> float | None:
         """Natural log of the latest value that was measured."""
         return self._points[-1][1] if self._points else None
 
@@ -131,9 +134,15 @@ class Detector:
     @property
     def ratio(self) -> float | None:
         """The latest value over the baseline; None before there is one."""
-        if self.baseline is None or self.value is None:
+        if self.baseline is None or self.log_value is None:
             return None
-        return _exp(self.value - self.baseline.log_value)
+        return _exp(self.log_value - self.baseline.log_value)
+
+    @property
+    def off_baseline(self) -> bool:
+        """Whether the latest value is off by as much as a trend must be to be told."""
+        least = self.thresholds.warning_trend
+        return self.ratio is not None and not least < self.ratio < 1 / least
 
     def update(self, step: int, log_value: float, stderr: float | None = None) -> Status:
         """Take one check into account; one at a step that was seen changes nothing.
@@ -141,8 +150,9 @@ class Detector:
         Args:
             step: Training step.
             log_value: Natural log of the watched functional.
-            stderr: Paired standard error of `log_value`, nats: against the first value for a
-                `"start"` baseline, against the check before otherwise. None when unknown.
+            stderr: Paired standard error of the change of `log_value`, nats: against the check
+                before while a plateau is looked for, against the check at which the baseline was
+                frozen afterwards. None when unknown.
 
         Returns:
             The status; `alerts` holds what this update raised.
@@ -161,7 +171,7 @@ class Detector:
         if self.status is Status.WARMUP:
             self._extend_warmup(step, log_value, stderr or 0.0)
         else:
-            self._look(step, log_value, stderr or 0.0)
+            self._judge(step, stderr or 0.0)
         return self.status
 
     def missed(self, step: int) -> Status:
@@ -218,9 +228,10 @@ class Detector:
         vanished = log_value == -math.inf
         begins = self._unmeasured is None or (self._unmeasured == -math.inf) != vanished
         self._unmeasured = -math.inf if vanished else math.nan
+        was_muted = self._gaps.muted
         if self._gaps.update(self._checks, changed=begins):
             self._tell("FLAPPING", step)
-        elif begins and not self._gaps.muted:
+        elif (begins or was_muted) and not self._gaps.muted:  # or held back until now
             self._tell("VANISHED" if vanished else "NONFINITE", step)
 
     def _extend_warmup(self, step: int, log_value: float, stderr: float) -> None:
@@ -236,72 +247,13 @@ class Detector:
             self._warmup = []
             self._tell("BASELINE", step)
 
-    def _look(self, step: int, log_value: float, stderr: float) -> None:
-        """What this check finds, which status that makes, and what of it is news."""
-        if self.baseline is not None:
-            points = list(self._points)
-            self.finding = find(points, self.baseline, self.thresholds, stderr)
-        found = self._found(log_value)
-        self._enter(found)
-        self._recover(calm=found is Status.HEALTHY and self._calm(log_value))
-        severity: Severity = "error" if self._level is Status.COLLAPSED else "warn"
-        for news in self._episode.update(self._level, severity, self.side):
+    def _judge(self, step: int, stderr: float) -> None:
+        """Status, and what of it is news."""
+        self._rule.update(list(self._points), self.baseline, self.thresholds, stderr)
+        severity: Severity = "error" if self._rule.status is Status.COLLAPSED else "warn"
+        for news in self._episode.update(self._rule.status, severity, self.side):
             alert = self.describe(news.kind, step)
             self.news.append(replace(alert, severity=news.severity, reminder=news.reminder))
-
-    def _found(self, log_value: float) -> Status:
-        """The finding of this check, with the patience that a collapse takes."""
-        rule = self.thresholds
-        low = self.finding.status is Status.COLLAPSED
-        floored = rule.floor is not None and log_value <= math.log(rule.floor)
-        self._collapsed_in_a_row = self._run(self._collapsed_in_a_row, low)
-        self._floor_in_a_row = self._run(self._floor_in_a_row, floored)
-        if (
-            self._collapsed_in_a_row >= rule.collapsed_patience
-            or self._floor_in_a_row >= rule.floor_patience
-        ):
-            return Status.COLLAPSED
-        if self._level is Status.COLLAPSED and self.finding.side == "expansion":
-            return Status.HEALTHY  # a collapse ends by its own recovery; a rise is looked at then
-        return min(self.finding.status, Status.WARNING)
-
-    def _enter(self, found: Status) -> None:
-        """A status is only ever raised here; another side is another excursion."""
-        side = "contraction" if found is Status.COLLAPSED else self.finding.side
-        if found > Status.HEALTHY and (self._level is Status.HEALTHY or side != self.side):
-            self.side = side
-            self.onset_step = self._onset()
-        self._level = max(self._level, found)
-
-    def _recover(self, *, calm: bool) -> None:
-        self._calm_in_a_row = self._run(self._calm_in_a_row, calm)
-        recovered = self._calm_in_a_row >= self.thresholds.recovered_patience
-        if recovered and self._level > Status.HEALTHY:
-            self._level, self._calm_in_a_row, self.onset_step = Status.HEALTHY, 0, None
-
-    @staticmethod
-    def _run(so_far: int, goes_on: bool) -> int:
-        return so_far + 1 if goes_on else 0
-
-    def _onset(self) -> int | None:
-        """Step at which what is found now began."""
-        steps = [step for step, _ in self._points]
-        if self.baseline is None:  # the floor, which needs none
-            return steps[-self._floor_in_a_row]
-        sign = -1 if self.side == "contraction" else 1
-        moves = [sign * (value - self.baseline.log_value) for _, value in self._points]
-        return onset(steps, moves, sign * self.finding.moved)
-
-    def _calm(self, log_value: float) -> bool:
-        """Whether this check counts towards recovery."""
-        rule = self.thresholds
-        if rule.floor is not None and log_value < math.log(rule.floor / rule.recovered):
-            return False
-        if self.baseline is None:
-            return True
-        latest = [value for _, value in self._points][-rule.slow_window :]
-        moved = median(latest) - self.baseline.log_value
-        return (moved if self.side == "contraction" else -moved) >= math.log(rule.recovered)
 
     def _tell(self, kind: AlertKind, step: int) -> None:
         self.events.append(self.describe(kind, step))
@@ -314,20 +266,20 @@ class Detector:
         baseline = None if self.baseline is None else _exp(self.baseline.log_value)
         if kind == "BASELINE":
             return replace(alert, baseline=baseline, value=baseline)
-        value = None if self.value is None else _exp(self.value)
+        value = None if self.log_value is None else _exp(self.log_value)
         alert = replace(alert, baseline=baseline, value=value)
         if kind == "RECOVERED":
             return alert
         return replace(
             alert,
             side=self.side,
-            ratio=None if self.baseline is None else _exp(self.finding.moved),
+            ratio=None if self.baseline is None else _exp(self._rule.finding.moved),
             onset_step=self.onset_step,
             forecast=self._forecast(step),
         )
 
     def _forecast(self, step: int) -> str | None:
-        left = self.finding.steps_left
+        left = self._rule.finding.steps_left
         if left is None:
             return None
         target = self.thresholds.trend_target
@@ -343,12 +295,9 @@ class Detector:
             "last_step": self.last_step,
             "vanished": None if self._unmeasured is None else self._unmeasured == -math.inf,
             "baseline": None if self.baseline is None else asdict(self.baseline),
-            "finding": {**asdict(self.finding), "status": self.finding.status.name},
             "points": [list(point) for point in self._points],
             "warmup": [list(check) for check in self._warmup],
-            "level": self._level.name,
-            "side": self.side,
-            "onset_step": self.onset_step,
+            "rule": self._rule.state_dict(),
             "episode": self._episode.state_dict(),
             "gaps": self._gaps.state_dict(),
             **{name: getattr(self, attribute) for name, attribute in _COUNTS.items()},
@@ -391,15 +340,10 @@ class Detector:
             raise ValueError(f"kind: {state['kind']!r}")
         new.kind = state["kind"]
         new.baseline = None if state["baseline"] is None else Baseline(**state["baseline"])
-        finding = dict(state["finding"])
-        new.finding = Finding(**{**finding, "status": Status[finding["status"]]})
         new._points.extend((int(step), float(value)) for step, value in state["points"])
         new._warmup = [(int(step), float(x), float(e)) for step, x, e in state["warmup"]]
-        new._level, new.side = Status[state["level"]], state["side"]
-        new.onset_step, new.last_step = (
-            None if state[name] is None else int(state[name])
-            for name in ("onset_step", "last_step")
-        )
+        new._rule = StatusRule.from_state(state["rule"])
+        new.last_step = None if state["last_step"] is None else int(state["last_step"])
         if state["vanished"] is not None:
             new._unmeasured = -math.inf if state["vanished"] else math.nan
         new._episode = Episode.from_state(new.thresholds, state["episode"])
@@ -423,7 +367,4 @@ _COUNTS = {
     "warmup_steps": "warmup_steps",
     "unmeasured_in_a_row": "unmeasured_in_a_row",
     "missed_in_a_row": "missed_in_a_row",
-    "collapsed_in_a_row": "_collapsed_in_a_row",
-    "floor_in_a_row": "_floor_in_a_row",
-    "calm_in_a_row": "_calm_in_a_row",
 }

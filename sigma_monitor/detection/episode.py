@@ -62,9 +62,10 @@ class Episode:
     An episode begins with WARNING or COLLAPSED and ends with RECOVERED. Within it only a higher
     status, a higher severity or a change of side is told again, and a reminder after
     `reminder_checks`. More than `flapping_transitions` such changes in `flapping_checks` checks are
-    told once as FLAPPING; from then on all but COLLAPSED is held back, until it is calmer and what
-    then differs from what was told last is told. An episode that follows on a recovery that was
-    held back is told no sooner than a reminder.
+    told once as FLAPPING. After that only COLLAPSED, and a severity above that of what was told, is
+    told until changes are rare again; then the present state is told if it differs from what was
+    told last. An episode that follows on a
+    recovery that was held back is told no sooner than a reminder.
     """
 
     def __init__(self, rule: Thresholds) -> None:
@@ -100,14 +101,18 @@ class Episode:
         news = []
         if self._flapping.update(self._check, changed=changed):
             loud = self._told_severity != "info" or (status > Status.HEALTHY and severity != "info")
-            news.append(News("FLAPPING", "warn" if loud else "info"))
+            flapping = News("FLAPPING", "warn" if loud else "info")
+            self._told_severity = _louder(flapping.severity, self._told_severity)
+            news.append(flapping)
         another = self._ended_untold and self._check - self._told_at >= self._rule.reminder_checks
         if another and status > Status.HEALTHY:
-            self._told, self._told_severity = Status.HEALTHY, "info"
-        worse = status > self._told or _RANK[severity] > _RANK[self._told_severity]
+            self._told = Status.HEALTHY
+            self._told_severity = "warn" if self.muted else "info"  # FLAPPING stands for the rest
+        louder = _RANK[severity] > _RANK[self._told_severity]
+        worse = status > self._told or louder
         if status is Status.COLLAPSED and worse:
             news.append(self._tell(status, severity, side))
-        elif self.muted:
+        elif self.muted and not (louder and status > Status.HEALTHY):
             self._ended_untold |= status is Status.HEALTHY
         elif status > Status.HEALTHY:
             if worse or side != self._told_side:
@@ -115,14 +120,15 @@ class Episode:
             elif self._reminder_due():
                 self._told_at = self._check
                 news.append(News(_kind(status), severity, reminder=True))
-        elif self._told > Status.HEALTHY:
+        else:
+            if self._told > Status.HEALTHY:
+                news.append(News("RECOVERED", "info"))
             self._told, self._told_severity, self._ended_untold = Status.HEALTHY, "info", False
-            news.append(News("RECOVERED", "info"))
         return news
 
     def _tell(self, status: Status, severity: Severity, side: Side) -> News:
         self._told = max(status, self._told)
-        self._told_severity = max(severity, self._told_severity, key=_RANK.__getitem__)
+        self._told_severity = _louder(severity, self._told_severity)
         self._told_side = side
         self._told_at = self._check
         self._ended_untold = False
@@ -161,6 +167,10 @@ class Episode:
         episode._told_severity = state["told_severity"]
         episode._flapping = Flapping.from_state(rule, state["flapping"])
         return episode
+
+
+def _louder(one: Severity, other: Severity) -> Severity:
+    return max(one, other, key=_RANK.__getitem__)
 
 
 def _kind(status: Status) -> AlertKind:

@@ -11,12 +11,12 @@ from sigma_monitor.alert import Side, Status
 from sigma_monitor.detection.baseline import Baseline
 from sigma_monitor.detection.rule import Thresholds
 
-__all__ = ["Finding", "Point", "find", "level"]
+__all__ = ["Finding", "Point", "find"]
 
 Point = tuple[int, float]  # training step, natural log of the functional
 
 # Below this many checks no median is taken: one odd check must not decide.
-_LEAST_CHECKS = 3
+_LEAST_FOR_MEDIAN = 3
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ def find(
         rule: Ratios and windows.
         stderr: Standard error of the latest value, nats; it can only raise the noise gate.
     """
-    fast = level(points, rule.fast_window, baseline, rule, stderr)
-    slow = level(points, rule.slow_window, baseline, rule, stderr)
+    # A start is watched from its third check on; the slow median waits until it is whole.
+    least = min(rule.fast_window, _LEAST_FOR_MEDIAN)
+    fast = _level(points, rule.fast_window, least, baseline, rule, stderr)
+    slow = _level(points, rule.slow_window, rule.slow_window, baseline, rule, stderr)
     if fast is not None and fast <= math.log(rule.collapsed):
         return Finding(Status.COLLAPSED, "contraction", fast)
     sides: list[tuple[Side, int]] = [("contraction", 1)]
@@ -64,16 +66,19 @@ def find(
     return Finding(moved=fast or 0.0)
 
 
-def level(
-    points: Sequence[Point], window: int, baseline: Baseline, rule: Thresholds, stderr: float = 0.0
+def _level(
+    points: Sequence[Point],
+    window: int,
+    least: int,
+    baseline: Baseline,
+    rule: Thresholds,
+    stderr: float,
 ) -> float | None:
     """Median of the latest `window` checks minus the baseline, nats.
 
-    None with too few checks; 0.0 when the move is within the noise gate. The fast window may be
-    filled in part, so that a start is watched from its third check on.
+    None with fewer than `least` checks; 0.0 when the move is within the noise gate.
     """
-    whole = window if window > rule.fast_window else min(window, _LEAST_CHECKS)
-    if len(points) < whole:
+    if len(points) < least:
         return None
     moved = median(value for _, value in points[-window:]) - baseline.log_value
     sigma = max(baseline.sigma, stderr)

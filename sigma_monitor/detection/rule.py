@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["PRESETS", "Preset", "Thresholds", "mean_variance"]
-
-Preset = Literal["default", "sensitive", "quiet"]
+__all__ = ["PRESETS", "Thresholds", "mean_variance"]
 
 # What differs from the default.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -41,7 +39,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # The variance of a median is about π/2 times that of the mean.
 _MEDIAN_FACTOR = 1.57
 
-_LEAST_CHECKS = {
+_MINIMA = {
     "collapsed_patience": 1,
     "recovered_patience": 1,
     "floor_patience": 1,
@@ -126,7 +124,7 @@ class Thresholds:
                 f"trend_target={self.trend_target} is not below warning_trend="
                 f"{self.warning_trend}: pass a lower one, or trend=False."
             )
-        for name, least in _LEAST_CHECKS.items():
+        for name, least in _MINIMA.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name}={value!r}: pass a number of checks from {least} on.")
@@ -152,7 +150,8 @@ class Thresholds:
         Args:
             preset: `"default"`; `"sensitive"`: earlier, at more false alarms; `"quiet"`: later, for
                 series that are known to wander.
-            expected_checks: Length of the run in checks, from 20 on; None: a long one.
+            expected_checks: Length of the run in checks; below about 20 the windows stop
+                shrinking. None: a long run.
             **thresholds: Fields that win over the preset and are taken as they are.
 
         Raises:
@@ -191,7 +190,7 @@ class Thresholds:
         )
 
     def _windows_for(self, expected: int) -> dict[str, int]:
-        """Windows and counts for a run of `expected` checks, none longer than it is."""
+        """Windows and counts for a run of `expected` checks, none longer than in this rule."""
 
         def share(longest: int, fraction: float, least: int) -> int:
             return min(longest, max(least, round(fraction * expected)))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from sigma_monitor.alert import Alert, Severity
 
-__all__ = ["Evidence", "Judgement", "Verdict", "judgement", "paired_change", "verdict_on"]
+__all__ = ["Evidence", "Judgement", "Verdict", "verdict_on"]
 
 Judgement = Literal["better", "flat", "worse"]
-
-_LEAST_CHANGE = 0.01  # of the loss at baseline; less is flat, however certain
-_NORMAL_95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -75,36 +70,3 @@ def _move(alert: Alert) -> str:
     if alert.floor is not None:
         return "all texts point one way"
     return "expanding" if alert.side == "expansion" else "contracting"
-
-
-def paired_change(
-    now: Sequence[float], reference: Sequence[float], tokens: Sequence[int]
-) -> tuple[float, float]:
-    """Change of a token mean on the same examples, and the half-width of its 95 % interval.
-
-    The mean is a ratio of sums; its standard error is that of the residuals of examples, which are
-    the sampling units.
-
-    Args:
-        now: (examples,) sums over tokens.
-        reference: (examples,) likewise, before.
-        tokens: (examples,) tokens in each sum.
-
-    Returns:
-        Change and half-width, in units of the sums per token; the half-width of fewer than two
-        examples is infinite.
-    """
-    total, n = sum(tokens), len(tokens)
-    changes = [a - b for a, b in zip(now, reference, strict=True)]
-    change = sum(changes) / total
-    if n < 2:
-        return change, math.inf
-    squares = sum((d - change * t) ** 2 for d, t in zip(changes, tokens, strict=True))
-    return change, _NORMAL_95 * math.sqrt(n / (n - 1) * squares) / total
-
-
-def judgement(change: float, half_width: float, before: float) -> Judgement:
-    """Better or worse only when the interval excludes 0 and the change is 1 % of `before`."""
-    if abs(change) <= half_width or abs(change) < _LEAST_CHANGE * abs(before):
-        return "flat"
-    return "better" if change < 0 else "worse"

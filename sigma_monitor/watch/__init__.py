@@ -1,7 +1,7 @@
 """Measurements of one run in, status and alerts out.
 
-`layer` watches the spectra of one layer, `writing` what the model writes, `loss` its held-out loss;
-`channel` makes one status and one episode of several series, and `run` joins the channels.
+`layer` watches the spectra of one layer, `generation` what the model writes, `loss` its held-out
+loss; `channel` makes one status and one episode of several series, and `run` joins the channels.
 """
 
 from sigma_monitor.watch.layer import FLOOR

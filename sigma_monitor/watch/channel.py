@@ -63,12 +63,13 @@ class ChannelWatch:
         self.status = Status.WARMUP
         self.excused = False  # the verdict on the present status is information
         self._named: str | None = None  # the member that the last alarm was about
+        self._told_of_loss = False  # the present episode was told with a loss that gets worse
         self._episode = Episode(self.rule)
 
     @property
-    def loud(self) -> bool:
-        """Whether it says now that something is wrong: not excused, and not held back."""
-        return self.status > Status.HEALTHY and not self.excused and not self._episode.muted
+    def tells_of_loss(self) -> bool:
+        """Whether an alarm that was raised and goes on says that held-out loss gets worse."""
+        return self.status > Status.HEALTHY and self._told_of_loss
 
     def conclude(
         self, step: int, members: Mapping[str, Member], evidence: Callable[[Alert], Evidence]
@@ -81,12 +82,15 @@ class ChannelWatch:
             evidence: What else is known, for an alarm about one of them.
         """
         self.status = combined({n: m.status for n, m in members.items()}, self._deciding)
-        alarm, verdict = None, None
+        alarm, verdict, worse = None, None, False
         if self.status > Status.HEALTHY:
             kind: AlertKind = "COLLAPSED" if self.status is Status.COLLAPSED else "WARNING"
             alarm = self._alarm(kind, step, members)
-            verdict = verdict_on(alarm, evidence(alarm))
+            known = evidence(alarm)
+            verdict, worse = verdict_on(alarm, known), known.loss == "worse"
             alarm = replace(alarm, verdict=verdict.text)
+        else:
+            self._told_of_loss = False
         severity = verdict.severity if verdict is not None else "info"
         self.excused = verdict is not None and severity == "info"
         side = (alarm.side if alarm is not None else None) or "contraction"
@@ -97,6 +101,7 @@ class ChannelWatch:
                 alert = replace(about.describe(news.kind, step), channel=self.channel)
             else:
                 alert = alarm
+                self._told_of_loss |= worse
             alerts.append(replace(alert, severity=news.severity, reminder=news.reminder))
         return alerts
 
@@ -115,6 +120,7 @@ class ChannelWatch:
             "status": self.status.name,
             "excused": self.excused,
             "named": self._named,
+            "told_of_loss": self._told_of_loss,
             "episode": self._episode.state_dict(),
         }
 
@@ -123,6 +129,7 @@ class ChannelWatch:
         self.status = Status[state["status"]]
         self.excused = bool(state["excused"])
         self._named = state["named"]
+        self._told_of_loss = bool(state["told_of_loss"])
         self._episode = Episode.from_state(self.rule, state["episode"])
 
 

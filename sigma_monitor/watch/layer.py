@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,13 @@ from sigma_monitor.spectrum.uncertainty import (
 
 __all__ = ["FLOOR", "LayerWatch"]
 
+_logger = logging.getLogger("sigma_monitor")
+
 Array: TypeAlias = NDArray[np.float64]
 
 FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
-_LEAST_POOLED = 4 * FLOOR  # a rank that can hardly exceed the floor says nothing by being low
+_LEAST_POOLED = 4  # times the floor, that the rank must be able to have
+_OF_FLOOR = ("floor", "floor_patience")  # thresholds
 _CONFIDENCE = 0.95
 _NAMED_EXAMPLES = 3
 
@@ -41,8 +45,9 @@ _NAMED_EXAMPLES = 3
 class LayerWatch:
     """The relative rule on centred rows, and the absolute floor on uncentred mean-pooled rows.
 
-    The floor is judged once the relative rule has a baseline: a model drawn at random, or one that
-    has only learnt unigrams, also points one way and is not harmed. A model without a token loss,
+    The floor is judged once the relative rule has a baseline, and the rank has been above: a model
+    drawn at random, or one that has only learnt unigrams, also points one way and is not harmed.
+    A model without a token loss,
     such as one of embeddings, is watched relative to its baseline on the uncentred rows too.
     """
 
@@ -59,24 +64,30 @@ class LayerWatch:
     ) -> None:
         self.layer = layer
         self.rows = rows  # "token", "mean-pooled", "last-token": for the wording
-        self._relative = functools.partial(
+        of_floor = {name: thresholds[name] for name in _OF_FLOOR if name in thresholds}
+        self._new_relative = functools.partial(
             Detector,
             baseline=baseline,
             expected_checks=expected_checks,
             warmup_steps=warmup_steps,
-            **thresholds,
+            **{name: value for name, value in thresholds.items() if name not in _OF_FLOOR},
         )
-        self.level = self._relative()
-        self.uncentred = None if has_loss else self._relative()
-        self.floor = Detector(baseline="none", expected_checks=expected_checks, floor=FLOOR)
+        self.level = self._new_relative()
+        self.uncentred = None if has_loss else self._new_relative()
+        self.floor = Detector(
+            baseline="none", expected_checks=expected_checks, **{"floor": FLOOR, **of_floor}
+        )
+        self._floor_open = False  # it has been above the floor, so that it can fall below
+        self._named = "level"  # the rule that the last alarm was about
         self.drift: float | None = None  # of the leading eigenspace since the baseline
+        self.stderr: float | None = None  # of the change that the level is told of, nats
         self._half_width: float | None = None  # of log effective rank, paired
         self._pooled: Estimate | None = None  # of the latest check, floored
         self._latest: Measured | None = None
-        self._reference: Array | None = None  # (examples,) log ranks without each example
-        self._reference_vectors = np.empty(0)  # (vectors,) log ranks by test vector
-        self._reference_change = np.empty(0)  # (few,) since those, where a check was followed
-        self._reference_directions: Tensor | None = None  # (k, m)
+        self._paired_with: Array | None = None  # (examples,) log ranks without each example
+        self._paired_vectors = np.empty(0)  # (vectors,) log ranks by test vector
+        self._paired_change = np.empty(0)  # (few,) since those, where a check was followed
+        self._paired_directions: Tensor | None = None  # (k, m)
 
     @property
     def status(self) -> Status:
@@ -103,25 +114,43 @@ class LayerWatch:
     def update(self, step: int, measured: Measured) -> list[Alert]:
         """Take one check into account; the events it raised, without their words."""
         warming_up = self.level.baseline is None
-        stderr = self._paired(measured)
-        self.level.update(step, measured.log_of(WATCHED), stderr)
+        self.stderr = self._paired_stderr(measured)
+        self.level.update(step, measured.log_of(WATCHED), self.stderr)
         self._latest = measured if measured.estimates else None
         without = measured.log_rank_without
         self._half_width = None
-        if stderr is not None and without is not None:
-            self._half_width = half_width(stderr, len(without), _CONFIDENCE)
-        if warming_up and without is not None:
-            self._load_reference(_referred(measured))
+        if self.stderr is not None and without is not None:
+            self._half_width = half_width(self.stderr, len(without), _CONFIDENCE)
+        if warming_up and without is not None and bool(np.isfinite(without).all()):
+            self._load_pairing(_pairing(measured))
         self.drift = None
-        if measured.directions is not None and self._reference_directions is not None:
-            self.drift = subspace_drift(measured.directions, self._reference_directions)
+        if measured.directions is not None and self._paired_directions is not None:
+            self.drift = subspace_drift(measured.directions, self._paired_directions)
         if self.uncentred is not None:
             self.uncentred.update(step, measured.log_of(FLOORED))
         if measured.estimates:
             self._pooled = measured.estimates.get(FLOORED)
-            if not warming_up and measured.pooled_limit >= _LEAST_POOLED:
-                self.floor.update(step, measured.log_of(FLOORED))
+            if self.level.baseline is not None:
+                self._watch_floor(step, measured, begins=warming_up)
         return [self._placed(event) for event in self.level.events]
+
+    def _watch_floor(self, step: int, measured: Measured, *, begins: bool) -> None:
+        """Once the rank has been above it: one that is low from the start has not collapsed."""
+        rule, log_rank = self.floor.thresholds, measured.log_of(FLOORED)
+        if rule.floor is None or measured.pooled_limit < _LEAST_POOLED * rule.floor:
+            return
+        self._floor_open |= log_rank >= math.log(rule.floor / rule.recovered)
+        if begins and not self._floor_open:
+            _logger.warning(
+                "sigma_monitor: the probe texts point one way from the start (layer %s, effective "
+                "rank %.3g of uncentred mean-pooled rows); the floor of %g is watched once it has "
+                "been above",
+                self.layer,
+                math.exp(log_rank),
+                rule.floor,
+            )
+        if self._floor_open and not begins:
+            self.floor.update(step, log_rank)
 
     def missed(self, step: int) -> list[Alert]:
         """Take into account that a check did not happen."""
@@ -132,6 +161,7 @@ class LayerWatch:
         """What comes next is the reference."""
         for detector in self._detectors:
             detector.rebaseline()
+        self._floor_open = False
 
     def expect(self, checks: int | None) -> None:
         """As `Detector.expect`."""
@@ -140,16 +170,27 @@ class LayerWatch:
 
     def describe(self, kind: AlertKind, step: int) -> Alert:
         """An alert of the rule that says the worse thing, with its interval."""
-        # On a tie too: no loss excuses the floor.
-        if self.floor.status is Status.COLLAPSED:
-            alert = replace(self._placed_pooled(self.floor.describe(kind, step)), floor=FLOOR)
-        elif self.uncentred is not None and self.uncentred.status > self.level.status:
+        if kind in ("WARNING", "COLLAPSED"):
+            self._named = self._worst_rule
+        if self._named == "floor":
+            alert = self._placed_pooled(self.floor.describe(kind, step))
+            alert = replace(alert, floor=self.floor.thresholds.floor)
+        elif self._named == "uncentred" and self.uncentred is not None:
             alert = self._placed_pooled(self.uncentred.describe(kind, step))
         else:
             alert = self._placed(self.level.describe(kind, step))
         if kind in ("WARNING", "COLLAPSED"):
             alert = replace(alert, moved_examples=self._moved_examples())
         return alert
+
+    @property
+    def _worst_rule(self) -> str:
+        # On a tie too: no loss excuses the floor.
+        if self.floor.status is Status.COLLAPSED:
+            return "floor"
+        if self.uncentred is not None and self.uncentred.status > self.level.status:
+            return "uncentred"
+        return "level"
 
     def _placed(self, alert: Alert) -> Alert:
         alert = replace(
@@ -182,7 +223,7 @@ class LayerWatch:
         The influence of an example is what the log rank loses without it.
         """
         now = None if self._latest is None else self._latest.log_rank_without
-        before = self._reference
+        before = self._paired_with
         if now is None or before is None or len(now) != len(before):
             return ()
         change = np.abs((now - now.mean()) - (before - before.mean()))
@@ -190,28 +231,28 @@ class LayerWatch:
             return ()
         return tuple(int(i) for i in np.argsort(-change, kind="stable")[:_NAMED_EXAMPLES])
 
-    def _paired(self, measured: Measured) -> float | None:
+    def _paired_stderr(self, measured: Measured) -> float | None:
         """Standard error of the change against the reference on the same examples, nats.
 
         Of the finite probe set, and of the test vectors where the spectra are randomised.
         """
         without = measured.log_rank_without
-        if without is None or self._reference is None or len(without) != len(self._reference):
+        if without is None or self._paired_with is None or len(without) != len(self._paired_with):
             return None
-        sampling = paired_standard_error(self._reference, without)
+        sampling = paired_standard_error(self._paired_with, without)
         return math.hypot(sampling, self._vector_error(measured.vector_values))
 
     def _vector_error(self, values: VectorValues | None) -> float:
         if values is None:
             return 0.0
-        level, reference = values.level, self._reference_vectors
+        level, reference = values.level, self._paired_vectors
         if len(reference) == len(level):
             level = level - reference
-        change = paired_difference(values.change, self._reference_change)
+        change = paired_difference(values.change, self._paired_change)
         # They share vectors and need not be independent.
         return mean_standard_error(level) + mean_standard_error(change)
 
-    def reference(self) -> dict[str, Any] | None:
+    def baselines(self) -> dict[str, Any] | None:
         """What another run needs to be compared with this one's baseline; None in warm-up."""
         if self.level.baseline is None:
             return None
@@ -219,10 +260,10 @@ class LayerWatch:
         return {
             "baseline": asdict(self.level.baseline),
             "uncentred": None if uncentred is None else asdict(uncentred),
-            **self._reference_state(),
+            **self._pairing_state(),
         }
 
-    def present(self) -> dict[str, Any] | None:
+    def latest_as_baselines(self) -> dict[str, Any] | None:
         """The latest check as another run's baseline; None when nothing was measured."""
         if self._latest is None or self.level.step is None:
             return None
@@ -230,29 +271,29 @@ class LayerWatch:
         return {
             "baseline": asdict(baselines.start(step, log_of(WATCHED))),
             "uncentred": asdict(baselines.start(step, log_of(FLOORED))),
-            **_referred(self._latest),
+            **_pairing(self._latest),
         }
 
-    def refer(self, reference: Mapping[str, Any]) -> None:
+    def adopt(self, reference: Mapping[str, Any]) -> None:
         """Take the baseline of another run."""
         self.level.adopt(Baseline(**reference["baseline"]))
         if self.uncentred is not None and reference["uncentred"] is not None:
             self.uncentred.adopt(Baseline(**reference["uncentred"]))
-        self._load_reference(reference)
+        self._load_pairing(reference)
 
-    def _reference_state(self) -> dict[str, Any]:
+    def _pairing_state(self) -> dict[str, Any]:
         return {
-            "reference": None if self._reference is None else self._reference.tolist(),
-            "reference_vectors": self._reference_vectors.tolist(),
-            "reference_change": self._reference_change.tolist(),
-            "reference_directions": _packed(self._reference_directions),
+            "reference": None if self._paired_with is None else self._paired_with.tolist(),
+            "reference_vectors": self._paired_vectors.tolist(),
+            "reference_change": self._paired_change.tolist(),
+            "reference_directions": _packed(self._paired_directions),
         }
 
-    def _load_reference(self, state: Mapping[str, Any]) -> None:
-        self._reference = _array(state["reference"])
-        self._reference_vectors = np.asarray(state["reference_vectors"], dtype=np.float64)
-        self._reference_change = np.asarray(state["reference_change"], dtype=np.float64)
-        self._reference_directions = _unpacked(state["reference_directions"])
+    def _load_pairing(self, state: Mapping[str, Any]) -> None:
+        self._paired_with = _array(state["reference"])
+        self._paired_vectors = np.asarray(state["reference_vectors"], dtype=np.float64)
+        self._paired_change = np.asarray(state["reference_change"], dtype=np.float64)
+        self._paired_directions = _unpacked(state["reference_directions"])
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
@@ -260,23 +301,26 @@ class LayerWatch:
             "level": self.level.state_dict(),
             "uncentred": None if self.uncentred is None else self.uncentred.state_dict(),
             "floor": self.floor.state_dict(),
+            "floor_open": self._floor_open,
+            "named": self._named,
             "pooled": None if self._pooled is None else [*astuple(self._pooled)],
-            **self._reference_state(),
+            **self._pairing_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.level.resume(state["level"])
         saved = state["uncentred"]
-        self.uncentred = None if saved is None else self._relative()
+        self.uncentred = None if saved is None else self._new_relative()
         if self.uncentred is not None:
             self.uncentred.resume(saved)
-        self.floor.load_state_dict(state["floor"])
+        self.floor.resume(state["floor"])
+        self._floor_open, self._named = bool(state["floor_open"]), str(state["named"])
         self._pooled = None if state["pooled"] is None else Estimate(*state["pooled"])
-        self._load_reference(state)
+        self._load_pairing(state)
 
 
-def _referred(measured: Measured) -> dict[str, Any]:
+def _pairing(measured: Measured) -> dict[str, Any]:
     """What the next checks are paired with, JSON-ready."""
     without, values = measured.log_rank_without, measured.vector_values
     return {

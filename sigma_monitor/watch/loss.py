@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from sigma_monitor.alert import Alert, AlertKind, Status
-from sigma_monitor.detection import Detector, Judgement, judgement, paired_change
+from sigma_monitor.detection import Detector, Judgement
 from sigma_monitor.detection.baseline import start
 from sigma_monitor.probing import TokenLosses
 
-__all__ = ["LOSS_RULE", "LossWatch"]
+__all__ = ["LOSS_RULE", "LossWatch", "judged", "paired_change"]
 
 # Of best / now, so that a rise is a fall: a WARNING when it has risen by 5 %, never a collapse.
 LOSS_RULE: Mapping[str, Any] = {
@@ -24,7 +24,9 @@ LOSS_RULE: Mapping[str, Any] = {
     "trend": False,
     "expansion": False,
 }
-_LEAST_CHECKS = 3  # whose median can be the best
+_LEAST_CHANGE = 0.01  # of the loss at baseline; less is flat, however certain
+_NORMAL_95 = 1.96
+_LEAST_FOR_BEST = 3  # checks whose median can be the best
 _STALE_AFTER = 3  # checks in a row without a loss, and the last one says nothing any more
 
 
@@ -58,9 +60,9 @@ class LossWatch:
         self._baselines: dict[str, TokenLosses] = {}  # by series
         self._latest: TokenLosses | None = None  # that was finite
         self._missing = 0  # checks in a row without one since
-        self._half_width = math.inf  # of the change from the best, nats
+        self._stderr = math.inf  # of the change from the best, nats
         self._best: TokenLosses | None = None  # the check at which the best was reached
-        self._best_mean = math.inf
+        self._best_level = math.inf  # the median that was the lowest
         self._recent: list[float] = []
 
     @property
@@ -89,8 +91,8 @@ class LossWatch:
             return None
         if self.status > Status.HEALTHY:
             return "worse"
-        change, half_width = paired_change(now.sums, before.sums, now.tokens)
-        return judgement(change, half_width, before.mean)
+        change, stderr = paired_change(now.sums, before.sums, now.tokens)
+        return judged(change, stderr, before.mean)
 
     def freeze(self, series: str) -> None:
         """Take the latest loss as the one at the baseline of `series`."""
@@ -111,18 +113,16 @@ class LossWatch:
             self._begin(losses)
         self._recent = [*self._recent, mean][-self.detector.thresholds.fast_window :]
         level = median(self._recent)
-        if len(self._recent) >= _LEAST_CHECKS and level < self._best_mean:
-            self._best, self._best_mean = losses, level
+        if len(self._recent) >= _LEAST_FOR_BEST and level < self._best_level:
+            self._best, self._best_level = losses, level
         assert self._best is not None
-        _, self._half_width = paired_change(losses.sums, self._best.sums, losses.tokens)
-        stderr = self._half_width / 2 / mean
-        self.detector.update(
-            step, math.log(self._best_mean / mean), stderr if math.isfinite(stderr) else None
-        )
+        _, self._stderr = paired_change(losses.sums, self._best.sums, losses.tokens)
+        relative = self._stderr / mean if math.isfinite(self._stderr) else None
+        self.detector.update(step, math.log(self._best_level / mean), relative)
         return []
 
     def _begin(self, losses: TokenLosses) -> None:
-        self._best, self._best_mean, self._recent = losses, losses.mean, []
+        self._best, self._best_level, self._recent = losses, losses.mean, []
         for series in self._series:
             known = self._baselines.get(series)  # of another run, on the same examples
             if known is None or known.tokens != losses.tokens:
@@ -142,15 +142,22 @@ class LossWatch:
         alert = self.detector.describe(kind, step)
         mean = self.mean
         if mean is None or alert.value is None:
-            return replace(alert, functional="loss", value=None, baseline=None, ratio=None)
+            return replace(
+                alert,
+                functional="loss",
+                value=None,
+                baseline=None,
+                ratio=None,
+                side="expansion",
+            )
         return replace(
             alert,
             functional="loss",
             convention="the probe set",
             value=mean,
-            low=mean - self._half_width,
-            high=mean + self._half_width,
-            baseline=self._best_mean,
+            low=mean - _NORMAL_95 * self._stderr,
+            high=mean + _NORMAL_95 * self._stderr,
+            baseline=self._best_level,
             ratio=None if alert.ratio is None else 1 / alert.ratio,
             side="expansion",
         )
@@ -163,7 +170,7 @@ class LossWatch:
             "latest": _packed(self._latest),
             "missing": self._missing,
             "best": _packed(self._best),
-            "best_mean": self._best_mean if math.isfinite(self._best_mean) else None,
+            "best_level": self._best_level if math.isfinite(self._best_level) else None,
             "recent": list(self._recent),
         }
 
@@ -174,19 +181,19 @@ class LossWatch:
         self._latest = _unpacked(state["latest"])
         self._missing = int(state["missing"])
         self._best = _unpacked(state["best"])
-        best = state["best_mean"]
-        self._best_mean = math.inf if best is None else float(best)
+        best = state["best_level"]
+        self._best_level = math.inf if best is None else float(best)
         self._recent = [float(loss) for loss in state["recent"]]
 
-    def reference(self) -> dict[str, Any]:
+    def baselines(self) -> dict[str, Any]:
         """What another run needs to be compared with this one's baselines, by series."""
         return self._packed_baselines()
 
-    def present(self) -> dict[str, Any]:
+    def latest_as_baselines(self) -> dict[str, Any]:
         """The latest check as another run's baselines."""
         return {} if self.mean is None else dict.fromkeys(self._series, _packed(self._latest))
 
-    def refer(self, reference: Mapping[str, Any]) -> None:
+    def adopt(self, reference: Mapping[str, Any]) -> None:
         """Judge by the baselines of another run; the best is this one's own."""
         self._load_baselines(reference)
 
@@ -196,6 +203,39 @@ class LossWatch:
     def _load_baselines(self, packed: Mapping[str, Any]) -> None:
         unpacked = {name: _unpacked(losses) for name, losses in packed.items()}
         self._baselines = {n: losses for n, losses in unpacked.items() if losses is not None}
+
+
+def paired_change(
+    now: Sequence[float], reference: Sequence[float], tokens: Sequence[int]
+) -> tuple[float, float]:
+    """Change of a token mean on the same examples, and its standard error.
+
+    The mean is a ratio of sums; its standard error is that of the residuals of examples, which are
+    the sampling units.
+
+    Args:
+        now: (examples,) sums over tokens.
+        reference: (examples,) likewise, before.
+        tokens: (examples,) tokens in each sum.
+
+    Returns:
+        Both in units of the sums per token; the standard error of fewer than two examples is
+        infinite.
+    """
+    total, n = sum(tokens), len(tokens)
+    changes = [a - b for a, b in zip(now, reference, strict=True)]
+    change = sum(changes) / total
+    if n < 2:
+        return change, math.inf
+    squares = sum((d - change * t) ** 2 for d, t in zip(changes, tokens, strict=True))
+    return change, math.sqrt(n / (n - 1) * squares) / total
+
+
+def judged(change: float, stderr: float, before: float) -> Judgement:
+    """Better or worse only when the 95 % interval excludes 0 and the change is 1 % of `before`."""
+    if abs(change) <= _NORMAL_95 * stderr or abs(change) < _LEAST_CHANGE * abs(before):
+        return "flat"
+    return "better" if change < 0 else "worse"
 
 
 def _packed(losses: TokenLosses | None) -> dict[str, Any] | None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from sigma_monitor.alert import Alert, Status
+from sigma_monitor.alert import Alert, Channel, Status
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.measure import Measured
 from sigma_monitor.probing import TokenLosses
 from sigma_monitor.watch.channel import ChannelWatch
+from sigma_monitor.watch.generation import GenerationWatch
 from sigma_monitor.watch.layer import LayerWatch
-from sigma_monitor.watch.loss import LossWatch
-from sigma_monitor.watch.writing import WritingWatch
+from sigma_monitor.watch.loss import LOSS_RULE, LossWatch
 from sigma_monitor.writing import Writing
 
 __all__ = ["RunWatch", "WatchOptions"]
 
 _LAST = "last"
-_ONCE = ("NONFINITE", "VANISHED", "NO_DATA")  # the same of several layers is told once
+_ONCE = ("NONFINITE", "VANISHED", "NO_DATA", "FLAPPING")  # the same of several layers is told once
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class WatchOptions:
     expected_checks: int | None = None
     expected_writings: int | None = None  # checks of the generation channel
     warmup_steps: int = 0  # of the learning rate
-    thresholds: Mapping[str, Any] = field(default_factory=dict)  # of the layers
+    # Thresholds, by channel:
+    representation: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
 
@@ -54,7 +55,7 @@ class RunWatch:
                 baseline=options.baseline,
                 expected_checks=options.expected_checks,
                 warmup_steps=options.warmup_steps,
-                thresholds=options.thresholds,
+                thresholds=options.representation,
                 has_loss=options.has_loss,
             )
             for layer in layers
@@ -64,8 +65,8 @@ class RunWatch:
             expected_checks=options.expected_checks,
             thresholds=options.loss,
         )
-        self.writing = (
-            WritingWatch(
+        self.generation = (
+            GenerationWatch(
                 baseline=options.baseline,
                 expected_checks=options.expected_writings,
                 warmup_steps=options.warmup_steps,
@@ -75,23 +76,25 @@ class RunWatch:
             else None
         )
         deciding = _LAST if _LAST in self.layers else list(self.layers)[-1]
-        rule = Thresholds.of(**options.thresholds)
-        self._representation = ChannelWatch("representation", rule, deciding=deciding)
-        self._generation = ChannelWatch("generation", Thresholds.of(**options.generation))
-        self._held_out = ChannelWatch("loss", Thresholds())
-
-    @property
-    def _channels(self) -> dict[str, ChannelWatch]:
-        return {
-            channel.channel: channel
-            for channel in (self._representation, self._generation, self._held_out)
+        rules = {
+            "representation": options.representation,
+            "generation": options.generation,
+            "loss": {**LOSS_RULE, **options.loss},
+        }
+        self._channels = {
+            name: ChannelWatch(
+                name,
+                Thresholds.of(**rules[name]),
+                deciding=deciding if name == "representation" else None,
+            )
+            for name in get_args(Channel)
         }
 
     @property
     def status(self) -> Status:
         """The worst over channels; WARMUP while the representation has no baseline."""
         worst = max(channel.status for channel in self._channels.values())
-        return worst if worst > Status.HEALTHY else self._representation.status
+        return worst if worst > Status.HEALTHY else self._channels["representation"].status
 
     @property
     def collapsed(self) -> bool:
@@ -107,20 +110,20 @@ class RunWatch:
         return max(layer.unmeasured_in_a_row for layer in self.layers.values())
 
     @property
-    def _loud(self) -> bool:
-        """Whether another channel says already that something is wrong, and loss with it."""
-        return self._representation.loud or self._generation.loud
+    def _loss_is_told(self) -> bool:
+        """Whether another channel's alarm says what that of the loss channel would say."""
+        others = (channel for name, channel in self._channels.items() if name != "loss")
+        return any(channel.tells_of_loss for channel in others)
 
     @property
     def excursion(self) -> bool:
-        """Whether the latest check of some layer was off its baseline by as much as a trend is.
+        """Whether the latest check of some layer was off its baseline.
 
-        Not once everything has been told that can be.
+        False once the run is COLLAPSED: nothing worse is left to confirm.
         """
         if self.status is Status.COLLAPSED:
             return False
-        least = self._representation.rule.warning_trend
-        return any(not least < ratio < 1 / least for ratio in self.ratios.values())
+        return any(layer.level.off_baseline for layer in self.layers.values())
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -149,22 +152,24 @@ class RunWatch:
             for name, layer in self.layers.items()
             for event in layer.update(step, measured[name])
         ]
-        if self.writing is not None and writing is not None:
-            if self.writing.of_another_encoder(writing):
-                self._generation.reset()
-            events += self.writing.update(step, writing)
+        if self.generation is not None and writing is not None:
+            if self.generation.of_another_encoder(writing):
+                self.generation.begin_anew(step, writing)
+                self._channels["generation"].reset()
+            events += self.generation.update(step, writing)
         for event in events:
             if event.kind == "BASELINE":
                 self.loss.freeze(_series(event))
-        news = self._representation.conclude(step, self.layers, self._evidence)
-        if self.writing is not None and writing is not None:
-            news += self._generation.conclude(step, self.writing.series, self._evidence)
-        if losses is not None and not self._loud:
-            news += self._held_out.conclude(step, {"loss": self.loss}, self._evidence)
+        news = self._channels["representation"].conclude(step, self.layers, self._evidence)
+        if self.generation is not None and writing is not None:
+            series = self.generation.series
+            news += self._channels["generation"].conclude(step, series, self._evidence)
+        if losses is not None and not self._loss_is_told:
+            news += self._channels["loss"].conclude(step, {"loss": self.loss}, self._evidence)
         return _told_once(events + loss_events) + news
 
     def _evidence(self, alarm: Alert) -> Evidence:
-        lost = None if self.writing is None else self.writing.diversity_lost
+        lost = None if self.generation is None else self.generation.diversity_lost
         return Evidence(self.loss.judgement(_series(alarm)), lost)
 
     def loss_at_baseline(self, alert: Alert) -> float | None:
@@ -181,48 +186,54 @@ class RunWatch:
         for layer in self.layers.values():
             layer.rebaseline()
         self.loss.rebaseline()
-        if self.writing is not None:
-            self.writing.rebaseline()
+        if self.generation is not None:
+            self.generation.rebaseline()
         for channel in self._channels.values():
             channel.reset()
+
+    @property
+    def expected_checks(self) -> int | None:
+        """The length of the run that the windows suit."""
+        return next(iter(self.layers.values())).level.expected_checks
 
     def expect(self, checks: int | None, writings: int | None) -> None:
         """Go on in windows that suit a run of so many checks, and so many with writing."""
         for layer in self.layers.values():
             layer.expect(checks)
         self.loss.expect(checks)
-        if self.writing is not None:
-            self.writing.expect(writings)
+        if self.generation is not None:
+            self.generation.expect(writings)
 
-    def reference(self) -> dict[str, Any]:
+    def baselines(self) -> dict[str, Any]:
         """JSON-ready baselines for another run to be compared with, as far as there are any."""
-        layers = {name: layer.reference() for name, layer in self.layers.items()}
+        layers = {name: layer.baselines() for name, layer in self.layers.items()}
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
-            "loss": self.loss.reference(),
-            "generation": None if self.writing is None else self.writing.reference(),
+            "loss": self.loss.baselines(),
+            "generation": None if self.generation is None else self.generation.baselines(),
         }
 
-    def present(self) -> dict[str, Any]:
+    def latest_as_baselines(self) -> dict[str, Any]:
         """The latest check as baselines for another run, as far as it measured anything."""
-        layers = {name: layer.present() for name, layer in self.layers.items()}
+        layers = {name: layer.latest_as_baselines() for name, layer in self.layers.items()}
+        generation = self.generation
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
-            "loss": self.loss.present(),
-            "generation": None if self.writing is None else self.writing.present(),
+            "loss": self.loss.latest_as_baselines(),
+            "generation": None if generation is None else generation.latest_as_baselines(),
         }
 
-    def refer(self, reference: Mapping[str, Any]) -> None:
+    def adopt(self, reference: Mapping[str, Any]) -> None:
         """Take the baselines of another run.
 
         Raises:
             KeyError: When one of the layers is not in `reference`.
         """
         for name, layer in self.layers.items():
-            layer.refer(reference["layers"][name])
-        self.loss.refer(reference["loss"])
-        if self.writing is not None and reference["generation"] is not None:
-            self.writing.refer(reference["generation"])
+            layer.adopt(reference["layers"][name])
+        self.loss.adopt(reference["loss"])
+        if self.generation is not None and reference["generation"] is not None:
+            self.generation.adopt(reference["generation"])
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
@@ -232,7 +243,7 @@ class RunWatch:
             ),  # the last one decides, and JSON is written with sorted keys
             "layers": {name: layer.state_dict() for name, layer in self.layers.items()},
             "loss": self.loss.state_dict(),
-            "writing": None if self.writing is None else self.writing.state_dict(),
+            "generation": None if self.generation is None else self.generation.state_dict(),
             "channels": {name: c.state_dict() for name, c in self._channels.items()},
         }
 
@@ -241,8 +252,8 @@ class RunWatch:
         for name, layer in self.layers.items():
             layer.load_state_dict(state["layers"][name])
         self.loss.load_state_dict(state["loss"])
-        if self.writing is not None and state["writing"] is not None:
-            self.writing.load_state_dict(state["writing"])
+        if self.generation is not None and state["generation"] is not None:
+            self.generation.load_state_dict(state["generation"])
         for name, channel in self._channels.items():
             channel.load_state_dict(state["channels"][name])
 

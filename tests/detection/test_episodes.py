@@ -409,3 +409,21 @@ def test_a_collapse_after_a_recovery_that_was_held_back_is_told():
     assert all(not reminder for _, _, reminder in told)
     checks = [check + 80 for check, _, _ in told]
     assert checks == [161, 281, 401]
+
+
+def test_flapping_of_information_does_not_hold_back_a_warning_of_harm():
+    episode = Episode(Thresholds())
+    side = "contraction"
+    wandering = [(Status.WARNING, 3), (Status.HEALTHY, 3)] * 2
+    for status, checks in wandering:
+        for _ in range(checks):
+            episode.update(status, "info", side)
+    assert episode.muted
+    news = [episode.update(Status.WARNING, "warn", side) for _ in range(20)]
+    assert [(n.kind, n.severity) for found in news for n in found] == [("WARNING", "warn")]
+
+
+def test_a_gap_that_goes_on_is_told_once_gaps_are_rare_again():
+    detector = started()
+    told = kinds(feed(detector, [math.nan, LEVEL] * 4 + [math.nan] * 300))
+    assert told == ["NONFINITE"] * 3 + ["FLAPPING", "NONFINITE"]

@@ -96,7 +96,10 @@ def test_a_missing_field_is_refused_and_nothing_changed(alarmed, name):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("level", "ASLEEP"),
+        ("rule", {**STATE["rule"], "status": "ASLEEP"}),
+        ("rule", {**STATE["rule"], "onset_step": "early"}),
+        ("rule", {**STATE["rule"], "finding": {"status": "ASLEEP"}}),
+        ("rule", {"status": "HEALTHY"}),
         ("asked", {"colour": 1}),
         ("asked", {"collapsed": 1.5}),
         ("expected_checks", "many"),
@@ -109,9 +112,7 @@ def test_a_missing_field_is_refused_and_nothing_changed(alarmed, name):
         ("unmeasured_in_a_row", "none"),
         ("checks", "many"),
         ("kind", "middle"),
-        ("finding", {"status": "ASLEEP"}),
         ("episode", {"told": "HEALTHY"}),
-        ("onset_step", "early"),
         ("gaps", {"changes": ["x"], "muted": False}),
     ],
 )

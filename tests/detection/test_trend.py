@@ -4,7 +4,7 @@ import pytest
 
 from sigma_monitor.alert import Status
 from sigma_monitor.detection import Detector
-from sigma_monitor.detection.attribution import onset
+from sigma_monitor.detection.onset import onset
 from tests.detection.series import LEVEL, feed, first_at, kinds, levels, statuses
 
 ONSET = 60

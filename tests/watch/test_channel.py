@@ -180,14 +180,18 @@ def test_evidence_is_asked_for_about_the_member_that_is_named():
     assert (alert.severity, asked) == ("info", ["b"])
 
 
-def test_a_channel_is_loud_while_its_alarm_is_neither_excused_nor_held_back():
-    choir = Choir("a", rule=Thresholds(flapping_transitions=2))
+def test_a_channel_tells_of_loss_where_an_alarm_that_was_raised_says_so():
+    choir = Choir("a")
     heard = []
-    for loss, status in [(None, H), ("better", N), ("flat", N), (None, H), (None, N), (None, N)]:
+    # Told at the second and the fifth, not at the third, whose severity is that of the second.
+    for loss, status in [(None, H), ("flat", N), ("worse", N), ("worse", H), ("worse", N)]:
         choir.at(loss=loss, a=(status, None))
-        heard.append(choir.watch.loud)
-    # Muted from the third change of status on.
-    assert heard == [False, False, True, False, False, False]
+        heard.append(choir.watch.tells_of_loss)
+    assert heard == [False, False, False, False, True]
+    assert not choir.at(loss="flat")
+    assert choir.watch.tells_of_loss
+    choir.at(a=(H, None))
+    assert not choir.watch.tells_of_loss
 
 
 def test_an_only_member_is_not_listed():

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from sigma_monitor.alert import Status
-from sigma_monitor.detection import judgement, paired_change
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing import TokenLosses
-from sigma_monitor.watch.loss import LossWatch
+from sigma_monitor.watch.loss import LossWatch, judged, paired_change
 
 CHANNELS = ("representation", "generation", "loss")
 CHANNEL = "representation"
@@ -54,11 +53,11 @@ def fed(series, watch=None):
 def test_paired_change_by_hand():
     """Four examples of 10 tokens: -1.6, -0.4, -1.6, -0.4 nats in sum, -0.1 per token on average.
 
-    Residuals of ±0.6: 1.96 sqrt(4/3 · 4 · 0.36) / 40.
+    Residuals of ±0.6: sqrt(4/3 · 4 · 0.36) / 40.
     """
-    change, half = paired_change((18.4, 19.6, 18.4, 19.6), (20.0,) * 4, (10,) * 4)
+    change, stderr = paired_change((18.4, 19.6, 18.4, 19.6), (20.0,) * 4, (10,) * 4)
     assert change == pytest.approx(-0.1, rel=1e-12)
-    assert half == pytest.approx(1.96 * math.sqrt(1.92) / 40, rel=1e-12)
+    assert stderr == pytest.approx(math.sqrt(1.92) / 40, rel=1e-12)
 
 
 def test_paired_change_of_unequal_examples_is_that_of_a_ratio():
@@ -67,13 +66,13 @@ def test_paired_change_of_unequal_examples_is_that_of_a_ratio():
     tokens = rng.integers(1, 40, 50)
     before = rng.gamma(2.0, tokens)
     now = before * rng.normal(0.95, 0.1, 50)
-    change, half = paired_change(now.tolist(), before.tolist(), tokens.tolist())
+    change, stderr = paired_change(now.tolist(), before.tolist(), tokens.tolist())
     difference = now - before
     ratio = difference.mean() / tokens.mean()
     error = np.std(difference - ratio * tokens, ddof=1) / math.sqrt(50) / tokens.mean()
     assert change == pytest.approx(ratio, rel=1e-12)
     # The residuals have mean zero, so both take the same sum of squares.
-    assert half == pytest.approx(1.96 * error, rel=1e-12)
+    assert stderr == pytest.approx(error, rel=1e-12)
 
 
 def test_paired_interval_covers_the_change_19_times_in_20():
@@ -83,16 +82,16 @@ def test_paired_interval_covers_the_change_19_times_in_20():
         tokens = rng.integers(5, 40, 64)
         before = rng.gamma(2.0, tokens)
         now = before - 0.1 * tokens + rng.normal(0, 0.5, 64) * np.sqrt(tokens)
-        change, half = paired_change(now.tolist(), before.tolist(), tokens.tolist())
-        hits += abs(change + 0.1) <= half
+        change, stderr = paired_change(now.tolist(), before.tolist(), tokens.tolist())
+        hits += abs(change + 0.1) <= 1.96 * stderr
     # 950 of a binomial with deviation 6.9; a normal interval of 64 examples covers a little less.
     assert 920 <= hits <= 975
 
 
 def test_one_example_has_no_interval():
-    change, half = paired_change((3.0,), (2.0,), (4,))
-    assert (change, half) == (0.25, math.inf)
-    assert judgement(change, half, 0.5) == "flat"
+    change, stderr = paired_change((3.0,), (2.0,), (4,))
+    assert (change, stderr) == (0.25, math.inf)
+    assert judged(change, stderr, 0.5) == "flat"
 
 
 @pytest.mark.parametrize(
@@ -135,10 +134,10 @@ def test_less_than_a_hundredth_is_flat_however_certain(factor, expected):
     [(-0.011, "better"), (0.011, "worse"), (-0.009, "flat"), (0.009, "flat"), (0.0, "flat")],
 )
 def test_the_boundary_is_of_the_loss_before(change, expected):
-    assert judgement(change, 0.001, 1.0) == expected
-    assert judgement(change, 0.0111, 1.0) == "flat"  # within its interval
-    assert judgement(change * 3, 0.001, 3.0) == expected
-    assert judgement(change, 0.001, 3.0) == "flat"
+    assert judged(change, 0.001, 1.0) == expected
+    assert judged(change, 0.0111 / 1.96, 1.0) == "flat"  # within its interval
+    assert judged(change * 3, 0.001, 3.0) == expected
+    assert judged(change, 0.001, 3.0) == "flat"
 
 
 def test_a_judgement_needs_a_loss():
@@ -330,7 +329,7 @@ def test_each_channel_is_judged_against_the_loss_at_its_own_baseline():
     for channel in CHANNELS:
         loss.freeze(channel)
     assert loss.baseline("representation") == losses(0.78)
-    assert loss.reference() == loss.present()
+    assert loss.baselines() == loss.latest_as_baselines()
 
 
 def test_a_baseline_that_is_taken_does_not_lift_the_best():
@@ -398,14 +397,17 @@ def test_a_state_shares_nothing_with_its_watch():
 
 def test_another_run_is_compared_with_the_baseline_or_the_end_of_this_one():
     loss, _ = fed([losses()] * 3 + [losses(0.5)] * 3)
-    for reference, expected in ((loss.reference(), "better"), (loss.present(), "worse")):
+    for reference, expected in (
+        (loss.baselines(), "better"),
+        (loss.latest_as_baselines(), "worse"),
+    ):
         other = watch()
-        other.refer(json.loads(json.dumps(reference)))
+        other.adopt(json.loads(json.dumps(reference)))
         other.update(0, losses(0.7))
         assert other.judgement(CHANNEL) == expected
     fresh = watch()
-    assert (fresh.reference(), fresh.present()) == ({}, {})
-    fresh.refer({})
+    assert (fresh.baselines(), fresh.latest_as_baselines()) == ({}, {})
+    fresh.adopt({})
     fresh.update(0, losses())
     assert fresh.judgement(CHANNEL) == "flat"
 
@@ -414,7 +416,7 @@ def test_a_rise_is_from_ones_own_best_whatever_another_run_reached():
     """A generation begins where the model was before: not where the last one ended."""
     end, _ = fed([losses(0.5)] * 3)
     other = watch()
-    other.refer(end.present())
+    other.adopt(end.latest_as_baselines())
     _, found = fed([losses(0.55)] * 10, other)
     assert set(found) == {Status.HEALTHY}
     assert other.judgement(CHANNEL) == "worse"

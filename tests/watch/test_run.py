@@ -203,7 +203,7 @@ def test_a_check_without_writing_leaves_the_generation_channel_as_it_is():
     assert series.watch.status > Status.HEALTHY
     series.go(10)
     after = series.watch.state_dict()
-    assert after["writing"] == before["writing"]
+    assert after["generation"] == before["generation"]
     assert after["channels"]["generation"] == before["channels"]["generation"]
     assert series.watch.status > Status.HEALTHY
 
@@ -223,25 +223,57 @@ def test_a_loss_that_rises_by_itself_is_told():
     assert series.watch.status is Status.HEALTHY
 
 
-def test_a_loss_is_silent_while_the_representation_is_loud():
+def test_a_loss_is_silent_where_the_representation_told_of_it():
     series = Series()
     series.go(10)
-    series.go(10, ratio=0.6)
-    series.go(10, ratio=0.6, loss=1.2)
+    series.go(20, ratio=0.6, loss=1.2)
     assert series.kinds("loss") == []
     (alert,) = (a for a in series.told if a.kind == "WARNING")
     assert alert.channel == "representation"
+    assert "held-out loss gets worse" in alert.verdict
     told = series.go(40, loss=1.2)  # the spectrum is well again, the loss is not
     assert briefly(told) == [("representation", "RECOVERED", "info"), ("loss", "WARNING", "warn")]
 
 
-def test_a_loss_is_silent_while_the_text_is_loud():
+def test_a_loss_that_rises_after_the_representation_was_told_is_told_too():
+    series = Series()
+    series.go(10)
+    series.go(10, ratio=0.6)
+    assert "stays as it is" in series.told[-1].verdict
+    assert briefly(series.go(30, ratio=0.6, loss=1.2)) == [("loss", "WARNING", "warn")]
+
+
+def test_a_loss_is_silent_where_the_text_told_of_it():
     series = Series(writes=True)
     series.go(10, text=writing())
-    series.go(10, text=writing(rank=0.6))
     series.go(10, loss=1.2, text=writing(rank=0.6))
     assert series.kinds("loss") == []
     assert series.kinds("generation").count("WARNING") == 1
+
+
+def test_a_loss_that_rises_after_the_text_was_told_is_told_too():
+    """And where there is no text any more: its status stays what it was."""
+    series = Series(writes=True)
+    series.go(10, text=writing())
+    series.go(10, text=writing(rank=0.6))
+    assert briefly(series.go(30, loss=1.2)) == [("loss", "WARNING", "warn")]
+
+
+def test_a_loss_of_nan_within_an_episode_is_no_other_episode():
+    series = Series()
+    series.go(10)
+    series.go(10, loss=1.2)
+    told = series.go(3, loss=math.nan) + series.go(5, loss=1.2) + series.go(3, loss=math.nan)
+    assert [a.kind for a in told] == ["NONFINITE", "NONFINITE"]
+
+
+def test_flapping_of_several_layers_is_told_once():
+    series = Series("0", "1", "last")
+    series.go(5)
+    for _ in range(6):
+        series.go(1, ratio=math.nan)
+        series.go(1)
+    assert series.kinds().count("FLAPPING") == 1
 
 
 def test_a_loss_speaks_beside_a_move_that_it_excused_before():
@@ -267,7 +299,7 @@ def test_a_loss_that_is_not_measured_tells_nothing():
 
 def test_the_baseline_of_the_loss_is_at_that_of_the_representation():
     options = {"warmup_checks": 2, "baseline_checks": 4}
-    series = Series(baseline="plateau", thresholds=options)
+    series = Series(baseline="plateau", representation=options)
     series.go(5, loss=2.0)
     assert series.watch.status is Status.WARMUP
     series.go(1, loss=1.0)
@@ -284,7 +316,7 @@ def test_a_loss_of_nan_at_the_baseline_is_passed_over():
     for step in range(1, 10):
         series.watch.update(step, {"last": measured()}, TokenLosses((20.0, 20.0), (10, 10)))
     assert series.watch.loss.judgement("last") == "flat"
-    json.dumps(series.watch.reference(), allow_nan=False)
+    json.dumps(series.watch.baselines(), allow_nan=False)
 
 
 def test_a_loss_that_is_missing_once_does_not_end_an_excuse():
@@ -311,13 +343,40 @@ def test_a_loss_that_is_no_number_is_told_beside_finite_embeddings():
 
 
 def test_a_loss_speaks_while_the_representation_is_muted():
-    series = Series(thresholds={"flapping_transitions": 1, "recovered_patience": 1})
+    series = Series(representation={"flapping_transitions": 1, "recovered_patience": 1})
     series.go(5)
     for ratio in (0.6, 1.0, 0.6):
         series.go(9, ratio=ratio)
     assert series.kinds()[-1] == "FLAPPING"
     told = series.go(10, ratio=0.6, loss=1.2)
     assert briefly(told) == [("loss", "WARNING", "warn")]
+
+
+def test_what_was_low_from_the_start_has_not_collapsed(caplog):
+    low, high = measured(1.0, pooled=1.4), measured(1.0, pooled=2.4)
+    series = Series()
+    series.go(10, ratio=low)
+    assert series.kinds() == ["BASELINE"]
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "point one way from the start (layer last, effective rank 1.4" in message
+    series.go(2, ratio=high)
+    state = through_json(series.watch.state_dict())
+    series.watch = series.fresh()
+    series.watch.load_state_dict(state)
+    told = series.go(5, ratio=low)
+    assert [(a.kind, a.floor) for a in told] == [("COLLAPSED", 2.0)]
+
+
+def test_a_recovery_is_told_of_the_rule_that_the_alarm_was_about():
+    series = Series()
+    series.go(5)
+    series.go(6, ratio=measured(1.0, pooled=1.4))
+    state = through_json(series.watch.state_dict())
+    series.watch = series.fresh()
+    series.watch.load_state_dict(state)
+    (recovered,) = series.go(30)
+    assert (recovered.kind, recovered.functional) == ("RECOVERED", FLOORED)
+    assert recovered.value == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("baseline", ["start", "plateau"])
@@ -338,9 +397,9 @@ def test_a_model_without_a_token_loss_is_watched_on_uncentred_rows_too(baseline)
 def test_another_run_without_a_token_loss_is_compared_on_uncentred_rows_too():
     one = Series(has_loss=False)
     one.go(5, loss=None)
-    for reference in (one.watch.reference(), one.watch.present()):
+    for reference in (one.watch.baselines(), one.watch.latest_as_baselines()):
         other = Series(has_loss=False)
-        other.watch.refer(through_json(reference))
+        other.watch.adopt(through_json(reference))
         told = other.go(5, ratio=measured(1.0, pooled=12.0), loss=None)
         assert [(a.kind, a.baseline) for a in told] == [("WARNING", pytest.approx(20.0))]
 
@@ -355,7 +414,7 @@ def test_windows_for_another_length_reach_every_series():
         state["loss"]["detector"]["expected_checks"],
     ]
     assert lengths == [20] * 7
-    text = [d["expected_checks"] for d in state["writing"]["series"].values()]
+    text = [d["expected_checks"] for d in state["generation"]["series"].values()]
     assert text == [10, 10]
     assert series.go(5, loss=None, text=writing()) == []
 
@@ -469,9 +528,9 @@ def test_another_run_is_compared_with_the_baseline_of_this_one():
     one = Series(writes=True)
     one.go(5, text=writing())
     one.go(5, ratio=0.9, loss=0.5, text=writing(rank=0.9))
-    reference = through_json(one.watch.reference())
+    reference = through_json(one.watch.baselines())
     other = Series(writes=True)
-    other.watch.refer(reference)
+    other.watch.adopt(reference)
     told = other.go(10, ratio=0.6, loss=1.03, text=writing(rank=0.3))
     assert "BASELINE" not in [a.kind for a in told]
     assert other.watch.ratios == pytest.approx({"last": 0.6})
@@ -481,7 +540,7 @@ def test_another_run_is_compared_with_the_baseline_of_this_one():
         ("generation", "WARNING", "warn"),
         ("representation", "WARNING", "warn"),
     ]
-    assert through_json(other.watch.reference()) == reference
+    assert through_json(other.watch.baselines()) == reference
 
 
 def test_another_run_is_compared_with_the_end_of_this_one():
@@ -489,7 +548,7 @@ def test_another_run_is_compared_with_the_end_of_this_one():
     one.go(5, text=writing())
     one.go(1, ratio=0.5, loss=0.5, text=writing(rank=0.5, entropy=0.5))
     other = Series(writes=True)
-    other.watch.refer(through_json(one.watch.present()))
+    other.watch.adopt(through_json(one.watch.latest_as_baselines()))
     same = {"ratio": 0.5, "loss": 0.5, "text": writing(rank=0.5, entropy=0.5)}
     assert other.go(20, **same) == []
     assert other.watch.status is Status.HEALTHY
@@ -503,11 +562,11 @@ def test_another_run_is_compared_with_the_end_of_this_one():
 def test_before_a_baseline_there_is_nothing_to_compare_with():
     series = Series(writes=True, baseline="plateau")
     empty = {"layers": {}, "loss": {}, "generation": None}
-    assert series.watch.reference() == series.watch.present() == empty
+    assert series.watch.baselines() == series.watch.latest_as_baselines() == empty
     series.go(3, text=writing())
-    assert series.watch.reference()["layers"] == {}
-    assert series.watch.reference()["generation"] is None
-    present = series.watch.present()
+    assert series.watch.baselines()["layers"] == {}
+    assert series.watch.baselines()["generation"] is None
+    present = series.watch.latest_as_baselines()
     assert present["layers"]["last"]["baseline"]["log_value"] == pytest.approx(math.log(RANK))
     assert present["generation"]["baselines"].keys() == {TEXT_RANK, ENTROPY}
 
@@ -516,15 +575,15 @@ def test_a_check_without_measurements_has_no_present():
     series = Series("0", "last")
     series.go(3)
     series.go(1, loss=None, last=math.nan)
-    assert series.watch.present()["layers"].keys() == {"0"}
-    assert series.watch.present()["loss"] == {}
-    assert series.watch.reference()["layers"].keys() == {"0", "last"}
+    assert series.watch.latest_as_baselines()["layers"].keys() == {"0"}
+    assert series.watch.latest_as_baselines()["loss"] == {}
+    assert series.watch.baselines()["layers"].keys() == {"0", "last"}
 
 
 def test_a_layer_is_judged_by_the_loss_at_its_own_baseline():
     """The second layer takes its baseline later, when loss is lower."""
     options = {"warmup_checks": 2, "baseline_checks": 4, "plateau_tolerance": 0.05}
-    series = Series("0", "last", baseline="plateau", thresholds=options)
+    series = Series("0", "last", baseline="plateau", representation=options)
     rising = [0.1 * 1.3**i for i in range(8)]
     for ratio in rising:
         series.go(1, last=ratio, loss=2.0)
@@ -533,7 +592,7 @@ def test_a_layer_is_judged_by_the_loss_at_its_own_baseline():
     series.go(10, last=0.6, loss=1.0)
     assert series.told[-1].severity == "warn"  # flat since its own baseline
     series.watch.rebaseline()
-    other = Series("0", "last", baseline="plateau", thresholds=options)
+    other = Series("0", "last", baseline="plateau", representation=options)
     for ratio in rising:
         other.go(1, last=ratio, loss=2.0)
     other.go(8, last=1.0, loss=1.0)
@@ -559,13 +618,13 @@ def test_a_reference_without_a_layer_of_ours_is_an_error():
     one, other = Series("0"), Series("0", "last")
     one.go(1)
     with pytest.raises(KeyError, match="last"):
-        other.watch.refer(one.watch.reference())
+        other.watch.adopt(one.watch.baselines())
 
 
 def test_a_reference_without_text_leaves_the_text_its_own_baseline():
     one, other = Series(), Series(writes=True)
     one.go(1)
-    other.watch.refer(through_json(one.watch.reference()))
+    other.watch.adopt(through_json(one.watch.baselines()))
     told = other.go(1, text=writing(rank=0.3))
     assert briefly(told) == [("generation", "BASELINE", "info")] * 2
 
@@ -581,10 +640,35 @@ def test_text_of_another_encoder_begins_anew_with_a_warning(caplog):
     assert "WARNING" in [a.kind for a in told]
 
 
+def test_the_floor_has_thresholds_of_its_own():
+    series = Series(representation={"floor": 5.0, "floor_patience": 2})
+    series.go(5, ratio=measured(0.1))  # of 40: an effective rank of 4
+    assert series.kinds() == ["BASELINE"]  # the centred rank has no floor
+    told = series.go(2, ratio=measured(0.1, pooled=4.9))
+    assert [(a.kind, a.floor, a.functional) for a in told] == [("COLLAPSED", 5.0, FLOORED)]
+    none = Series(representation={"floor": None})
+    none.go(20, ratio=measured(1.0, pooled=1.2))
+    assert none.kinds() == ["BASELINE"]
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_reminders_are_those_of_each_channel(channel):
+    series = Series(writes=True, **{channel: {"reminder_checks": 4}})
+    series.go(5, text=writing())
+    moved = {
+        "representation": {"ratio": 0.6, "text": writing()},
+        "generation": {"text": writing(rank=0.6)},
+        "loss": {"loss": 1.2, "text": writing()},
+    }
+    told = series.go(13, **moved[channel])
+    assert {a.channel for a in told} == {channel}
+    assert [a.reminder for a in told] == [False, True, True]
+
+
 def test_thresholds_are_those_of_each_channel():
     series = Series(
         writes=True,
-        thresholds={"warning_slow": 0.4, "warning_fast": 0.4, "collapsed": 0.1, "trend": False},
+        representation={"warning_slow": 0.4, "warning_fast": 0.4, "collapsed": 0.1, "trend": False},
         generation={"preset": "sensitive"},
         loss={"warning_fast": 0.5, "warning_slow": 0.5, "recovered": 0.6},
     )
@@ -675,7 +759,7 @@ def seen_of(watch):
         "drifts": {name: layer.drift for name, layer in watch.layers.items()},
         "judgements": [watch.loss.judgement(c) for c in CHANNELS],
         "mean": watch.loss.mean,
-        "reference": watch.reference(),
+        "reference": watch.baselines(),
         "state": watch.state_dict(),
     }
 
@@ -689,7 +773,7 @@ OPTIONS = {
         "generation": {"preset": "sensitive"},
     },
     "reminders": {
-        "thresholds": {"reminder_checks": 3, "flapping_transitions": 20},
+        "representation": {"reminder_checks": 3, "flapping_transitions": 20},
         "generation": {"reminder_checks": 2},
         "loss": {"reminder_checks": 2},
     },
@@ -743,7 +827,7 @@ def test_what_is_asked_for_now_wins_over_a_saved_rule():
     one = Series()
     one.go(10)
     strict = {"warning_slow": 0.97, "warning_fast": 0.97, "recovered": 0.98, "noise_multiple": 0.0}
-    other = Series(thresholds=strict)
+    other = Series(representation=strict)
     other.watch.load_state_dict(one.watch.state_dict())
     other.step = one.step
     assert one.go(10, ratio=0.9) == []

@@ -19,7 +19,7 @@ from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
 from sigma_monitor.spectrum.uncertainty import paired_standard_error
 from sigma_monitor.writing import Writing
 
-__all__ = ["SeriesWatch", "WritingWatch"]
+__all__ = ["GenerationWatch", "SeriesWatch"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -82,13 +82,13 @@ class SeriesWatch:
         )
 
 
-class WritingWatch:
-    """Both series, and the noise that each of them has."""
+class GenerationWatch:
+    """The two series of the generation channel, and their standard errors."""
 
     def __init__(self, **options: Any) -> None:
         self.series = {key: SeriesWatch(key, **options) for key in (TEXT_RANK, ENTROPY)}
-        self._reference: dict[str, Any] | None = None  # encoder; values by text, at the baseline
-        self._present: dict[str, Any] | None = None  # the latest writing as a baseline
+        self._paired_with: dict[str, Any] | None = None  # encoder; values by text, at the baseline
+        self._latest_as_baselines: dict[str, Any] | None = None  # the latest writing as a baseline
 
     @property
     def diversity_lost(self) -> bool | None:
@@ -103,16 +103,6 @@ class WritingWatch:
 
     def update(self, step: int, writing: Writing) -> list[Alert]:
         """Take what was written at one check into account; the events it raised."""
-        if self.of_another_encoder(writing):
-            _logger.warning(
-                "sigma_monitor: the text was embedded by another encoder before (%s, now %s), so "
-                "the baseline of the generation channel begins anew at step %d, and an episode "
-                "that was open there ends without a recovery",
-                self._reference["encoder"] if self._reference else None,
-                writing.encoder,
-                step,
-            )
-            self.rebaseline()
         waiting = any(series.status is Status.WARMUP for series in self.series.values())
         values = {
             TEXT_RANK: (writing.log_rank, self._rank_error(writing)),
@@ -121,10 +111,10 @@ class WritingWatch:
         events = []
         for key, (log_value, stderr) in values.items():
             events += self.series[key].update(step, log_value, stderr, writing.estimates[key])
-        referred = _referred(writing)
+        referred = _pairing(writing)
         if waiting:
-            self._reference = referred
-        self._present = {
+            self._paired_with = referred
+        self._latest_as_baselines = {
             "baselines": {key: asdict(baselines.start(step, x)) for key, (x, _) in values.items()},
             "reference": referred,
         }
@@ -132,14 +122,27 @@ class WritingWatch:
 
     def of_another_encoder(self, writing: Writing) -> bool:
         """Whether its embeddings cannot be compared with those at the baseline."""
-        if self._reference is None:
+        if self._paired_with is None:
             return False
-        before, now = np.asarray(self._reference["signature"]), np.asarray(writing.signature)
-        if self._reference["encoder"] != writing.encoder or before.shape != now.shape:
+        before, now = np.asarray(self._paired_with["signature"]), np.asarray(writing.signature)
+        if self._paired_with["encoder"] != writing.encoder or before.shape != now.shape:
             return True
         # Another device rounds otherwise, and is the same encoder.
         off = np.abs(now - before).max(initial=0.0)
         return bool(off > _SAME_ENCODER * np.abs(before).max(initial=0.0))
+
+    def begin_anew(self, step: int, writing: Writing) -> None:
+        """Drop the baseline because of another encoder, and say so."""
+        before = None if self._paired_with is None else self._paired_with["encoder"]
+        _logger.warning(
+            "sigma_monitor: the text was embedded by another encoder before (%s, now %s), so the "
+            "baseline of the generation channel begins anew at step %d, and an episode that was "
+            "open there ends without a recovery",
+            before,
+            writing.encoder,
+            step,
+        )
+        self.rebaseline()
 
     def rebaseline(self) -> None:
         """What comes next is the reference."""
@@ -168,44 +171,44 @@ class WritingWatch:
         return spread / max(float(before.mean()), 1e-12)
 
     def _before(self, key: str) -> NDArray[np.float64] | None:
-        return None if self._reference is None else np.asarray(self._reference[key])
+        return None if self._paired_with is None else np.asarray(self._paired_with[key])
 
-    def reference(self) -> dict[str, Any] | None:
+    def baselines(self) -> dict[str, Any] | None:
         """What another run needs to be compared with this one's baseline; None in warm-up."""
         found = {key: series.detector.baseline for key, series in self.series.items()}
         if None in found.values():
             return None
         return {
             "baselines": {key: asdict(b) for key, b in found.items() if b is not None},
-            "reference": self._reference,
+            "reference": self._paired_with,
         }
 
-    def present(self) -> dict[str, Any] | None:
+    def latest_as_baselines(self) -> dict[str, Any] | None:
         """The latest writing as another run's baseline; None when there was none."""
-        return self._present
+        return self._latest_as_baselines
 
-    def refer(self, reference: Mapping[str, Any]) -> None:
+    def adopt(self, reference: Mapping[str, Any]) -> None:
         """Take the baselines of another run."""
         for key, series in self.series.items():
             series.detector.adopt(Baseline(**reference["baselines"][key]))
-        self._reference = reference["reference"]
+        self._paired_with = reference["reference"]
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-serialisable builtins."""
         return {
             "series": {key: series.detector.state_dict() for key, series in self.series.items()},
-            "reference": self._reference,
-            "present": self._present,
+            "reference": self._paired_with,
+            "present": self._latest_as_baselines,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
         for key, series in self.series.items():
             series.detector.resume(state["series"][key])
-        self._reference, self._present = state["reference"], state["present"]
+        self._paired_with, self._latest_as_baselines = state["reference"], state["present"]
 
 
-def _referred(writing: Writing) -> dict[str, Any]:
+def _pairing(writing: Writing) -> dict[str, Any]:
     without = writing.log_rank_without
     return {
         "encoder": writing.encoder,

@@ -10,7 +10,7 @@ import numpy as np
 
 from sigma_monitor.options import CHANNELS
 
-__all__ = ["FUNCTIONALS", "OURS", "alarm_steps", "auroc", "calibrated", "moves"]
+__all__ = ["FUNCTIONALS", "LOSS_RISE", "OURS", "alarm_steps", "auroc", "calibrated", "moves"]
 
 OURS = "sigma_monitor"
 Row = dict[str, float]
@@ -29,7 +29,7 @@ FUNCTIONALS: dict[str, tuple[str, int]] = {
     "compression ratio": ("compression_ratio", 1),
 }
 _DROP = 0.20
-_LOSS_RISE = 0.05
+LOSS_RISE = 0.05  # of held-out loss over its best
 _MMD_LEVEL = 0.01
 _CALIBRATED_RATE = 0.05
 _DECIDING = ("WARNING", "COLLAPSED", "NONFINITE", "VANISHED", "NO_DATA", "FLAPPING")
@@ -50,7 +50,7 @@ def alarm_steps(run: dict[str, Any], calibration: Calibration) -> dict[str, list
         OURS: _alerts(run["alerts"], (*CHANNELS, "loss")),
         # What each channel contributes; held-out loss has its row among the rivals.
         **{f"{OURS}, {name} alone": _alerts(run["alerts"], (name,)) for name in CHANNELS},
-        "held-out loss": _steps(rows, "loss", lambda x, past: x >= (1 + _LOSS_RISE) * min(past)),
+        "held-out loss": _steps(rows, "loss", lambda x, past: x >= (1 + LOSS_RISE) * min(past)),
     }
     for name, (column, side) in FUNCTIONALS.items():
         if name not in found:

@@ -8,8 +8,8 @@ from itertools import accumulate
 __all__ = ["onset"]
 
 _LEAST_SLACK = 0.05  # nats that a series may be off without an excursion
-_SLACK_SHARE = 1 / 3  # of the move: a lesser one that came before and was healthy is not its onset
-_MOST = 0.5  # nats that one check counts, so that an outlier does not
+_SLACK_SHARE = 1 / 3  # of the move: a smaller drift before it was healthy, and is not its onset
+_MOST = 0.5  # nats that one check adds at most, so that an outlier cannot place the onset
 
 
 def onset(steps: Sequence[int], moves: Sequence[float], moved: float) -> int:
@@ -29,6 +29,6 @@ def onset(steps: Sequence[int], moves: Sequence[float], moved: float) -> int:
     # Below what one check counts: else the sum of a deep fall would only fall too.
     slack = min(max(_LEAST_SLACK, _SLACK_SHARE * moved), _MOST / 2)
     sums = list(accumulate((min(max(m, 0.0), _MOST) - slack for m in moves), initial=0.0))
-    # The last of equal ones; at the end itself nothing would be left of the excursion.
+    # Of equal sums the latest; never the end itself, after which no check is left.
     lowest = min(range(len(moves) - 1, -1, -1), key=sums.__getitem__)
     return steps[lowest]

@@ -1,6 +1,6 @@
 """Writes the tables of docs/detection.md, and draws its picture, from the committed results.
 
-Run: python benchmarks/collapse/page.py
+Run: python benchmarks/detection_page.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "detection.md"
 PICTURE = ROOT / "docs" / "detection.svg"
@@ -20,10 +20,20 @@ _INK, _OWN = "#5b6770", "#b3261e"
 
 
 def main() -> None:
-    bench = json.loads((RESULTS / "collapse.json").read_text())
-    simulated = json.loads((RESULTS / "false_alarms.json").read_text())
-    check_cost = json.loads((RESULTS / "check_cost.json").read_text())
-    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    draw(results("collapse")["methods"])
+
+
+def results(name: str) -> dict[str, Any]:
+    """A committed result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def page(text: str) -> str:
+    """The page with the tables of the committed results."""
+    bench, simulated = results("collapse"), results("false_alarms")
+    check_cost = results("check_cost")
     for name, found in {
         "methods": methods(bench["methods"]),
         "scenarios": scenarios(bench["scenarios"]),
@@ -34,8 +44,7 @@ def main() -> None:
         "cost": cost(check_cost["checks"]),
     }.items():
         text = replaced(text, name, found)
-    PAGE.write_text(text, encoding="utf-8")
-    draw(bench["methods"])
+    return text
 
 
 def replaced(text: str, name: str, new: str) -> str:

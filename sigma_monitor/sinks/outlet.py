@@ -1,0 +1,66 @@
+"""All sinks of a run, as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sigma_monitor.alert import Alert
+from sigma_monitor.ranks import is_main
+from sigma_monitor.sinks.base import Isolated, Sink
+from sigma_monitor.sinks.console import ConsoleSink
+from sigma_monitor.sinks.jsonl import JsonlSink
+from sigma_monitor.sinks.wandb import WandbAlertSink
+from sigma_monitor.snapshot import Snapshot
+
+__all__ = ["RECORD", "Outlet"]
+
+RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
+
+
+class Outlet:
+    """Delivers to every sink, each behind its wall; rank 0 alone has any.
+
+    Args:
+        sinks: None: the record below `output_dir`, the console, W&B alerts.
+        output_dir: Folder of the run; without one there is no record.
+    """
+
+    def __init__(
+        self, sinks: Sequence[Sink] | None, output_dir: str | os.PathLike[str] | None
+    ) -> None:
+        if not is_main():
+            sinks = ()
+        elif sinks is None:
+            record = [] if output_dir is None else [JsonlSink(Path(output_dir) / RECORD)]
+            sinks = (*record, ConsoleSink(), WandbAlertSink())
+        self._sinks = [Isolated(sink) for sink in sinks]
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Calls that were not delivered, by name of the sink, where there were some."""
+        return {sink.name: sink.lost for sink in self._sinks if sink.lost}
+
+    def deliver(self, snapshot: Snapshot, alerts: Sequence[Alert]) -> None:
+        """A check: to each sink its snapshot, and then what it raised."""
+        for sink in self._sinks:
+            sink.log(snapshot)
+            for alert in alerts:
+                sink.alert(alert)
+
+    def alert(self, alert: Alert) -> None:
+        """An alert that no check goes with."""
+        for sink in self._sinks:
+            sink.alert(alert)
+
+    def note(self, event: str, details: dict[str, Any]) -> None:
+        """An event of the run."""
+        for sink in self._sinks:
+            sink.note(event, details)
+
+    def close(self) -> None:
+        """Release all sinks."""
+        for sink in self._sinks:
+            sink.close()
