@@ -173,9 +173,6 @@ class SigmaLightningCallback(_Callback):
     def _check(self, trainer: Any, logger_step: int) -> None:
         monitor, step = self.monitor, trainer.global_step
         assert self._model is not None
-        if step > (monitor.cadence.max_steps or math.inf):
-            # Every step would be the last one: the Trainer's length is an estimate.
-            monitor.cadence.max_steps = None
         revision = monitor.revision
         snapshot = monitor.step(self._model, step)
         if monitor.revision != revision:  # on all ranks or on none
