@@ -28,7 +28,7 @@ from sigma_monitor.options import (
 )
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
-from sigma_monitor.probing.layers import LayerSpec
+from sigma_monitor.probing.layers import LayerSpec, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
 from sigma_monitor.sinks import RECORD, Outlet, Sink
@@ -217,6 +217,11 @@ class SigmaMonitor:
         Returns:
             The snapshot, or None when no check was due or it failed.
         """
+        Args:
+            model: As it is trained: compiled, in DDP or prepared by accelerate. On all ranks.
+            step: Optimiser steps so far; a step that was seen before, as in gradient accumulation,
+                is not checked again.
+
         if not self.enabled or self.disabled or not self.cadence.due(step):
             return None
         snapshot = None
@@ -363,7 +368,7 @@ class SigmaMonitor:
     def _kind_for(self, model: nn.Module) -> Literal["start", "plateau"]:
         if self.baseline_kind != "auto":
             return self.baseline_kind
-        return "start" if getattr(model, "name_or_path", "") else "plateau"
+        return "start" if getattr(without_wrapper(model), "name_or_path", "") else "plateau"
 
     def _watch_of(self, kind: Literal["start", "plateau"], check: Check) -> tuple[RunWatch, bool]:
         """New detectors for what `check` measured; whether another run's baseline fits them."""

@@ -150,12 +150,13 @@ def test_the_training_is_bit_for_bit_the_one_without_a_monitor():
     )
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel], ids=["bare", "wrapped"])
 @pytest.mark.parametrize(("name", "kind"), [("", "plateau"), ("some/model", "start")])
 def test_auto_takes_loaded_weights_as_their_own_baseline(tmp_path, name, kind):
     model = Dial()
     model.name_or_path = name
     monitor = model.monitor(baseline="auto", output_dir=tmp_path, sinks=None)
-    run(monitor, model, [0])
+    run(monitor, wrap(model), [0])
     assert monitor.status is (Status.HEALTHY if kind == "start" else Status.WARMUP)
     started = read_record(tmp_path / RECORD).events[0]
     assert (started["baseline"], started["baseline_asked"]) == (kind, "auto")

@@ -25,9 +25,13 @@ LayerSpec = str | int
 
 
 def without_wrapper(model: nn.Module) -> nn.Module:
-    """The module itself when `model` is compiled: a probe must not cause new graphs."""
-    original = getattr(model, "_orig_mod", model)
-    return original if isinstance(original, nn.Module) else model
+    """The module inside a compiled one or DDP, where a probe causes no graphs and no traffic."""
+    while True:
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = getattr(model, "module" if parallel else "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def without_adapter(model: Any) -> nn.Module:

@@ -6,7 +6,7 @@ from torch import nn
 
 from sigma_monitor.errors import InputError, ProbeError
 from sigma_monitor.probing import Probe, ProbeSet
-from sigma_monitor.probing.layers import transformers_models
+from sigma_monitor.probing.layers import transformers_models, without_wrapper
 from tests.probing.models import LAYERS, VOCABULARY, WIDTH, Plain, hooks_of, tiny, token_ids
 
 IDS = token_ids()
@@ -132,6 +132,13 @@ class Compiled(nn.Module):
 def test_a_compiled_model_is_read_uncompiled():
     reading = read(Compiled(tiny("llama")))
     assert torch.equal(reading.layers["last"].embeddings, rows(hidden_states("llama")[-1]))
+
+
+@pytest.mark.parametrize("inner", [nn.DataParallel, Compiled])
+@pytest.mark.parametrize("outer", [nn.DataParallel, Compiled])
+def test_wrappers_come_off_in_any_order(inner, outer):
+    model = tiny("llama")
+    assert without_wrapper(outer(inner(model))) is model
 
 
 class Wrapper(nn.Module):
