@@ -22,6 +22,7 @@ from sigma_monitor.lineage import BEGINNING, END, Reference
 from sigma_monitor.measure import Measured
 from sigma_monitor.options import (
     check_choices,
+    chosen_sinks,
     detector_options,
     generation_options,
     reference_and_kind,
@@ -31,7 +32,7 @@ from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.sinks import RECORD, Outlet, Sink
+from sigma_monitor.sinks import RECORD, Outlet, SinkSpec
 from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import StopRule
@@ -89,7 +90,8 @@ class SigmaMonitor:
             at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of
             effective rank to its baseline, and sets it. False: alerts only. A collapse while
             held-out loss is better than at baseline does not stop.
-        sinks: Replaces the default: the record below `output_dir`, the console, W&B alerts.
+        sinks: By default `["default"]`: the record below `output_dir`, the console, W&B alerts.
+            Others may stand beside it, `["default", MetricsSink(accelerator.log)]`, or replace it.
         output_dir: Folder of the run; without one there is no record.
         include_examples: Quote the probe examples that moved most, and some of what the model
             writes, in alert texts; needs `tokenizer`.
@@ -141,7 +143,7 @@ class SigmaMonitor:
         baseline: Literal["auto", "start", "plateau"] | str | os.PathLike[str] | Reference = "auto",
         embed_fn: EmbedFn | None = None,
         stop_on_collapse: bool | float = False,
-        sinks: Sequence[Sink] | None = None,
+        sinks: Sequence[SinkSpec] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         include_examples: bool = False,
         seed: int = 0,
@@ -168,7 +170,7 @@ class SigmaMonitor:
         self.include_examples = include_examples
         self.thresholds = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
-        self.sinks = sinks
+        self.sinks = chosen_sinks(sinks)
         self.output_dir = output_dir
         self.enabled = enabled
         self._open_outlet: Outlet | None = None

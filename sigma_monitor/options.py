@@ -9,12 +9,14 @@ from typing import Any, Literal
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.lineage import Reference
+from sigma_monitor.sinks import SinkSpec
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
 from sigma_monitor.watch import LOSS_RULE
 
 __all__ = [
     "CHANNELS",
     "check_choices",
+    "chosen_sinks",
     "detector_options",
     "generation_options",
     "reference_and_kind",
@@ -45,6 +47,28 @@ def check_choices(
         )
     if not 0 < relative_ridge < 1:
         raise InputError(f"relative_ridge={relative_ridge!r}: pass a share such as 1e-3.")
+
+
+def chosen_sinks(sinks: Sequence[SinkSpec] | None) -> tuple[SinkSpec, ...]:
+    """Where checks and alerts go.
+
+    Args:
+        sinks: Sinks, and `"default"` for those that there are without this argument; None for
+            these alone.
+
+    Raises:
+        InputError: On what is neither.
+    """
+    if sinks is None:
+        return ("default",)
+    for sink in sinks:
+        known = all(hasattr(sink, name) for name in ("log", "alert", "close"))
+        if sink != "default" and not known:
+            raise InputError(
+                f'sinks={sinks!r}: pass a list of sinks, and "default" among them to keep the '
+                "record and the console. A function that logs goes into MetricsSink(function)."
+            )
+    return tuple(sinks)
 
 
 def reference_and_kind(

@@ -255,6 +255,17 @@ def test_a_failing_sink_costs_the_others_nothing(messages):
     assert sum("service is gone" in message for message in messages()) == 1
 
 
+@pytest.mark.parametrize("others_first", [False, True])
+def test_a_sink_may_stand_beside_the_default_ones(tmp_path, capsys, others_first):
+    model, listener = Dial(), Listener()
+    sinks = ["default", listener][:: -1 if others_first else 1]
+    run(model.monitor(sinks=sinks, output_dir=tmp_path), model, range(3)).close()
+    record = read_record(tmp_path / RECORD)
+    assert [s.step for s in record.snapshots] == [s.step for s in listener.snapshots()] == [0, 1, 2]
+    assert [alert["kind"] for alert in record.alerts] == listener.alerts() == ["BASELINE"]
+    assert capsys.readouterr().err.count("BASELINE at step 0") == 1
+
+
 def test_closing_twice_or_before_the_first_check_is_fine(tmp_path):
     model, listener = Dial(), Listener()
     monitor = model.monitor(sinks=[listener])
@@ -1005,6 +1016,9 @@ def test_presets_reach_the_detectors():
 def test_rebaseline_takes_the_model_as_it_is_for_healthy():
     model, listener = Dial(), Listener()
     monitor = model.monitor(sinks=[listener])
+        ({"sinks": [print]}, r"sinks=\[.*MetricsSink\(function\)"),
+        ({"sinks": ["record"]}, r"sinks=\['record'\]"),
+        ({"sinks": "default"}, "sinks='default'"),
     run(monitor, model, range(40), rank={10: 4})
     assert monitor.status is Status.COLLAPSED
     monitor.rebaseline()

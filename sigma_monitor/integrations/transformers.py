@@ -112,7 +112,7 @@ class SigmaCallback(TrainerCallback):
         by_steps = args.logging_strategy == IntervalStrategy.STEPS
         monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
         self._saved, self._saved_revision = None, 0
-        if monitor.sinks is None and "wandb" in _loggers(args) and is_main():
+        if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
         saved = _kept_states(state).get(STATE_KEY)
         if saved:

@@ -7,7 +7,8 @@ raise; `base.Isolated` keeps that from the training, and `outlet.Outlet` is all 
 from sigma_monitor.sinks.base import Isolated, Sink
 from sigma_monitor.sinks.console import ConsoleSink
 from sigma_monitor.sinks.jsonl import JsonlSink, Record, read_record
-from sigma_monitor.sinks.outlet import RECORD, Outlet
+from sigma_monitor.sinks.metrics import MetricsSink
+from sigma_monitor.sinks.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.sinks.wandb import WandbAlertSink
 
 __all__ = [
@@ -15,9 +16,11 @@ __all__ = [
     "ConsoleSink",
     "Isolated",
     "JsonlSink",
+    "MetricsSink",
     "Outlet",
     "Record",
     "Sink",
+    "SinkSpec",
     "WandbAlertSink",
     "read_record",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.ranks import is_main
@@ -15,7 +15,9 @@ from sigma_monitor.sinks.jsonl import JsonlSink
 from sigma_monitor.sinks.wandb import WandbAlertSink
 from sigma_monitor.snapshot import Snapshot
 
-__all__ = ["RECORD", "Outlet"]
+__all__ = ["RECORD", "Outlet", "SinkSpec"]
+
+SinkSpec: TypeAlias = Sink | Literal["default"]
 
 RECORD = Path("sigma") / "record.jsonl"  # below the run's output folder
 
@@ -24,19 +26,17 @@ class Outlet:
     """Delivers to every sink, each behind its wall; rank 0 alone has any.
 
     Args:
-        sinks: None: the record below `output_dir`, the console, W&B alerts.
+        sinks: `"default"` stands for the record below `output_dir`, the console and W&B alerts.
         output_dir: Folder of the run; without one there is no record.
     """
 
     def __init__(
-        self, sinks: Sequence[Sink] | None, output_dir: str | os.PathLike[str] | None
+        self, sinks: Sequence[SinkSpec], output_dir: str | os.PathLike[str] | None
     ) -> None:
-        if not is_main():
-            sinks = ()
-        elif sinks is None:
-            record = [] if output_dir is None else [JsonlSink(Path(output_dir) / RECORD)]
-            sinks = (*record, ConsoleSink(), WandbAlertSink())
-        self._sinks = [Isolated(sink) for sink in sinks]
+        self._sinks: list[Isolated] = []
+        for spec in sinks if is_main() else ():
+            chosen = _default_sinks(output_dir) if isinstance(spec, str) else [spec]
+            self._sinks += map(Isolated, chosen)
 
     @property
     def lost(self) -> dict[str, int]:
@@ -64,3 +64,8 @@ class Outlet:
         """Release all sinks."""
         for sink in self._sinks:
             sink.close()
+
+
+def _default_sinks(output_dir: str | os.PathLike[str] | None) -> list[Sink]:
+    record = [] if output_dir is None else [JsonlSink(Path(output_dir) / RECORD)]
+    return [*record, ConsoleSink(), WandbAlertSink()]

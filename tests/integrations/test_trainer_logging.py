@@ -11,6 +11,7 @@ import pytest
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from sigma_monitor import SigmaCallback
+from sigma_monitor.sinks import ConsoleSink
 from sigma_monitor.sinks.wandb import RETRY_VARIABLE
 from tests.integrations.hosts import (
     Listener,
@@ -266,10 +267,11 @@ def test_attach_helps_where_no_trainer_was_found(
         (None, ["wandb"], {}, "1"),
         ("7", ["wandb"], {}, "7"),
         (None, ["wandb"], {"sinks": []}, None),
+        (None, ["wandb"], {"sinks": [ConsoleSink(), "default"]}, "1"),
         (None, ["tensorboard"], {}, None),
         (None, ["wandb"], {"enabled": False}, None),
     ],
-    ids=["unset", "set_by_user", "no_alerts_armed", "no_wandb", "disabled"],
+    ids=["unset", "set_by_user", "no_alerts_armed", "beside_others", "no_wandb", "disabled"],
 )
 def test_alert_retries_are_bounded_only_where_needed(
     set_by_user: str | None,
