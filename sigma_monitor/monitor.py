@@ -192,6 +192,7 @@ class SigmaMonitor:
         self._has_baseline = False  # that another run can be compared with
         self._fingerprint: str | None = None  # of the baseline
         self._quotes_failed = False
+        self._resuming = False  # from a loaded state, at a step that is not known yet
         self.cadence.reset()
         self.instrument.reset()
         self._release_sinks()
@@ -216,15 +217,19 @@ class SigmaMonitor:
 
         Never raises: a failure is reported once, counted in `failures`, and kept in the record.
 
-        Returns:
-            The snapshot, or None when no check was due or it failed.
-        """
         Args:
             model: As it is trained: compiled, in DDP or prepared by accelerate. On all ranks.
             step: Optimiser steps so far; a step that was seen before, as in gradient accumulation,
                 is not checked again.
 
-        if not self.enabled or self.disabled or not self.cadence.due(step):
+        Returns:
+            The snapshot, or None when no check was due or it failed.
+        """
+        if not self.enabled or self.disabled:
+            return None
+        if self._resuming:
+            self.go_on(step)
+        if not self.cadence.due(step):
             return None
         snapshot = None
         started = time.perf_counter()
@@ -250,10 +255,18 @@ class SigmaMonitor:
         """
         if not self.enabled:
             raise InputError("enabled=False: this monitor measures nothing; use step().")
+        if self._resuming:
+            self.go_on(step)
         started = self._start_clock(model)
         snapshot = self._check(model, step)
         self._finish(step, started)
         return snapshot
+
+    def go_on(self, step: int) -> None:
+        """Note at which step a loaded run is resumed, where that is before the first `step()`."""
+        self._resuming = False
+        self.cadence.go_on(step)
+        self.note("resumed", step=step)
 
     def note(self, event: str, **details: Any) -> None:
         """Write an event of the run into the record."""
@@ -668,7 +681,7 @@ class SigmaMonitor:
         return watch
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`.
+        """Go on from `state_dict()`, at the step of the next `step` or `go_on`.
 
         A stop that was carried out is not carried out again: the run was resumed on purpose. It is
         armed anew once the status has left COLLAPSED.
@@ -703,7 +716,8 @@ class SigmaMonitor:
             self.failures = int(state["failures"])
             self._has_baseline = bool(state["has_baseline"])
             self._fingerprint = state["fingerprint"]
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            self._resuming = self.cadence.last_step is not None
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
             self.reset()
             raise RecordError(
                 f"not a state of SigmaMonitor: {type(error).__name__}: {error}"

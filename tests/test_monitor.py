@@ -152,7 +152,7 @@ def test_the_training_is_bit_for_bit_the_one_without_a_monitor():
 
 @pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel], ids=["bare", "wrapped"])
 @pytest.mark.parametrize(("name", "kind"), [("", "plateau"), ("some/model", "start")])
-def test_auto_takes_loaded_weights_as_their_own_baseline(tmp_path, name, kind):
+def test_auto_takes_loaded_weights_as_their_own_baseline(tmp_path, name, kind, wrap):
     model = Dial()
     model.name_or_path = name
     monitor = model.monitor(baseline="auto", output_dir=tmp_path, sinks=None)
@@ -874,6 +874,66 @@ def test_steps_that_were_seen_are_not_checked_again_after_a_resume():
     assert resumed.last_snapshot.check == 12
 
 
+# A plain loop that is resumed
+
+
+@pytest.mark.parametrize("first", [10, 11])
+def test_a_resumed_loop_says_so_and_its_steps_supersede_those_it_repeats(tmp_path, first):
+    """Whether it calls `step` before its first step too, or only after each."""
+    model = Dial()
+    monitor = model.monitor(output_dir=tmp_path, sinks=None)
+    run(monitor, model, range(11))
+    state = json.loads(json.dumps(monitor.state_dict()))
+    run(monitor, model, range(11, 25), rank={11: 4})  # it collapses, and is killed
+    assert monitor.status is Status.COLLAPSED
+    resumed = model.monitor(output_dir=tmp_path, sinks=None)
+    resumed.load_state_dict(state)
+    run(resumed, model, range(first, 20), rank={first: WIDTH}).close()
+    record = read_record(tmp_path / RECORD)
+    told = [e for e in record.events if e["event"] not in ("baseline", "end")]
+    assert [e["event"] for e in told] == ["started", "resumed", "closed"]
+    assert told[1]["step"] == first
+    assert [s.check for s in record.snapshots] == [s.step + 1 for s in record.snapshots]
+    assert [s.step for s in record.snapshots] == [*range(20)]
+    assert [alert["kind"] for alert in record.alerts] == ["BASELINE"]
+
+
+def test_a_check_after_the_load_says_so_too(tmp_path):
+    model = Dial()
+    state = run(model.monitor(), model, range(3)).state_dict()
+    resumed = model.monitor(output_dir=tmp_path, sinks=None)
+    resumed.load_state_dict(state)
+    for step in (7, 8):
+        resumed.check(model, step)
+    told = [(e["event"], e["step"]) for e in read_record(tmp_path / RECORD).events]
+    assert told == [("resumed", 7)]
+
+
+def test_a_state_from_before_the_first_check_resumes_nothing(tmp_path):
+    model = Dial()
+    monitor = model.monitor(output_dir=tmp_path, sinks=None)
+    monitor.load_state_dict(model.monitor().state_dict())
+    run(monitor, model, range(2)).close()
+    events = [e["event"] for e in read_record(tmp_path / RECORD).events]
+    assert events == ["started", "baseline", "end", "closed"]
+
+
+def test_time_from_the_load_to_the_first_step_is_not_training_time(clock):
+    """Checks and steps of a second each."""
+    model = Dial(clock=clock, cost=1 / 32)
+
+    def monitor():
+        return model.monitor(every=10, max_steps=40)
+
+    first = timed(clock, monitor(), model, range(21))
+    resumed = monitor()
+    resumed.load_state_dict(first.state_dict())
+    clock.advance(1e6)
+    assert resumed.step(model, 20) is None
+    timed(clock, resumed, model, range(21, 41))
+    assert resumed.cadence.overhead_with() == pytest.approx(5 / (5 + 40))
+
+
 STATE = run(Dial().monitor(), Dial(), range(3)).state_dict()
 
 
@@ -895,8 +955,17 @@ def test_a_state_that_lacks_a_field_is_refused_and_the_monitor_begins_anew(name)
         {"cadence": None},
         {"watch": {"layers": {"last": {}}}},
         {"checks": "many"},
+        {"watch": {**STATE["watch"], "order": []}},
     ],
-    ids=str,
+    ids=[
+        "version",
+        "status",
+        "no_cadence_fields",
+        "no_cadence",
+        "no_watch_fields",
+        "checks",
+        "no_layers",
+    ],
 )
 def test_a_malformed_state_is_refused(change):
     with pytest.raises(RecordError):
@@ -947,6 +1016,9 @@ def test_reset_begins_a_new_run_with_the_same_settings():
         ({"channels": CHANNELS, "generation": {"words": 3}}, "words"),
         ({"channels": CHANNELS, "generation": {"temperature": -1.0}}, r"temperature=-1\.0"),
         ({"channels": CHANNELS, "encoder": 3}, "encoder=3"),
+        ({"sinks": [print]}, r"sinks=\[.*MetricsSink\(function\)"),
+        ({"sinks": ["record"]}, r"sinks=\['record'\]"),
+        ({"sinks": "default"}, "sinks='default'"),
         ({"baseline": 3}, "baseline=3"),
         ({"baseline": "no/such/record.jsonl"}, "no/such/record.jsonl"),
     ],
@@ -1016,9 +1088,6 @@ def test_presets_reach_the_detectors():
 def test_rebaseline_takes_the_model_as_it_is_for_healthy():
     model, listener = Dial(), Listener()
     monitor = model.monitor(sinks=[listener])
-        ({"sinks": [print]}, r"sinks=\[.*MetricsSink\(function\)"),
-        ({"sinks": ["record"]}, r"sinks=\['record'\]"),
-        ({"sinks": "default"}, "sinks='default'"),
     run(monitor, model, range(40), rank={10: 4})
     assert monitor.status is Status.COLLAPSED
     monitor.rebaseline()

@@ -216,8 +216,7 @@ class SigmaLightningCallback(_Callback):
                 error,
             )
             return
-        self.monitor.cadence.go_on(step)
-        self.monitor.note("resumed", step=step)
+        self.monitor.go_on(step)
 
     def _default_probes(self, trainer: Any) -> ProbeSet | None:
         seed = self.monitor.instrument.probe.seed

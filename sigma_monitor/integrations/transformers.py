@@ -237,8 +237,7 @@ class SigmaCallback(TrainerCallback):
             )
             return
         self._saved = saved
-        self.monitor.cadence.go_on(step)
-        self.monitor.note("resumed", step=step)
+        self.monitor.go_on(step)
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
         seed = self.monitor.instrument.probe.seed
