@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sigma_monitor.sinks import read_record
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+def started(example, folder):
+    """Of one thread, as the tests are: two that wait for each other are slow on busy cores."""
+    return subprocess.run(
+        [sys.executable, str(example)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +35,7 @@ def run(tmp_path_factory):
     @cache
     def once(example):
         folder = tmp_path_factory.mktemp(example.stem)
-        done = subprocess.run(
-            [sys.executable, str(example)], cwd=folder, capture_output=True, text=True, timeout=240
-        )
-        return done, folder
+        return started(example, folder), folder
 
     return once
 
@@ -41,5 +54,22 @@ def test_plain_loop_is_left_on_collapse(run):
     assert "COLLAPSED" in done.stdout
 
 
+def test_the_loop_under_accelerate_goes_on_from_its_checkpoint(run):
+    example = next(path for path in EXAMPLES if path.stem == "accelerate_loop")
+    _, folder = run(example)
+    again = started(example, folder)
+    assert again.returncode == 0, again.stderr
+    record = read_record(folder / "runs/accelerate/sigma/record.jsonl")
+    assert [e["step"] for e in record.events if e["event"] in ("started", "resumed")] == [0, 50]
+    assert [s.step for s in record.snapshots] == [*range(0, 101, 5)]
+    logged = [logged_at(path) for path in sorted((folder / "runs/accelerate/logs").iterdir())]
+    assert logged == [[*range(0, 101, 5)], [*range(55, 101, 5)]]
+
+
+def logged_at(event_file):
+    events = EventAccumulator(str(event_file), size_guidance={"scalars": 0}).Reload()
+    return [event.step for event in events.Scalars("sigma/last/effective_rank")]
+
+
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 2
+    assert len(EXAMPLES) >= 4
