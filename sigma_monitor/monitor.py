@@ -26,12 +26,13 @@ from sigma_monitor.options import (
     generation_options,
     reference_and_kind,
 )
+from sigma_monitor.outlet import RECORD, Outlet
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.sinks import RECORD, Outlet, Sink
+from sigma_monitor.sinks import Sink
 from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import StopRule
