@@ -9,8 +9,9 @@ with intervals, the series of numbers becomes a verdict, and the verdict becomes
                                 |
                           integrations
 
-`SigmaCallback` is the whole of it in one line for a transformers `Trainer`; `SigmaMonitor` is the
-same for any loop; `spectral_summary` is the spectrum of one embedding matrix.
+`SigmaCallback` is the whole of it in one line for a `Trainer` of transformers, and
+`SigmaLightningCallback` for one of Lightning; `SigmaMonitor` is the same for any loop;
+`spectral_summary` is the spectrum of one embedding matrix.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "Lineage",
     "ProbeSet",
     "SigmaCallback",
+    "SigmaLightningCallback",
     "SigmaMonitor",
     "Snapshot",
     "SpectralDrift",
@@ -40,6 +42,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sigma_monitor.alert import Alert, Status
     from sigma_monitor.estimate import Estimate
+    from sigma_monitor.integrations.lightning import SigmaLightningCallback
     from sigma_monitor.integrations.transformers import SigmaCallback
     from sigma_monitor.lineage import Lineage
     from sigma_monitor.monitor import SigmaMonitor
@@ -61,6 +64,7 @@ _HOMES = {
     "Lineage": "sigma_monitor.lineage",
     "ProbeSet": "sigma_monitor.probing",
     "SigmaCallback": "sigma_monitor.integrations.transformers",
+    "SigmaLightningCallback": "sigma_monitor.integrations.lightning",
     "SigmaMonitor": "sigma_monitor.monitor",
     "Snapshot": "sigma_monitor.snapshot",
     "SpectralDrift": "sigma_monitor.spectrum",

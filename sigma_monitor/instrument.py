@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,12 @@ class Instrument:
         self._fingerprint = fingerprint  # of what follows
         self._methods: dict[str, dict[str, Method]] = {}  # settled, by layer
         self._previous: dict[str, Measured] = {}
+
+    def call_within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Call the model inside `context()` from now on, which is the host's precision."""
+        self.probe.context = context
+        if self.writer is not None:
+            self.writer.writer.context = context
 
     @property
     def probes(self) -> ProbeSet | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import gc
 import logging
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import (
     DefaultFlowCallback,
@@ -21,6 +18,8 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 
 from sigma_monitor.errors import RecordError
+from sigma_monitor.integrations.default_probes import default_probes, has_examples
+from sigma_monitor.integrations.harmless import harmless
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
@@ -33,34 +32,6 @@ __all__ = ["STATE_KEY", "SigmaCallback"]
 _logger = logging.getLogger("sigma_monitor")
 
 STATE_KEY = "sigma_monitor"  # in `TrainerState.stateful_callbacks`, hence in every checkpoint
-
-Hook = TypeVar("Hook", bound=Callable[..., Any])
-
-
-def _harmless(hook: Hook) -> Hook:
-    """A hook that can fail without ending the training: said once, then the callback is off."""
-
-    @functools.wraps(hook)
-    def guarded(self: SigmaCallback, *args: Any, **kwargs: Any) -> Any:
-        if not self.active:
-            return None
-        try:
-            return hook(self, *args, **kwargs)
-        except Exception as error:
-            self.active = False
-            with contextlib.suppress(Exception):
-                self.monitor.note("switched_off", error=f"{type(error).__name__}: {error}")
-                self.monitor.close()
-            _logger.warning(
-                "sigma_monitor: switched off, training goes on (%s in %s: %s)",
-                type(error).__name__,
-                hook.__name__,
-                error,
-                exc_info=error,
-            )
-            return None
-
-    return guarded  # type: ignore[return-value]
 
 
 class SigmaCallback(TrainerCallback):
@@ -115,7 +86,7 @@ class SigmaCallback(TrainerCallback):
         # A new list: the handler may be iterating over the present one.
         handler.callbacks = [*others[:place], self, *others[place:]]
 
-    @_harmless
+    @harmless
     def on_init_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         """Attach to the Trainer that has just been made."""
         self._attach_to_trainer_of(state)
@@ -127,7 +98,7 @@ class SigmaCallback(TrainerCallback):
         self.active = self.monitor.enabled
         self._begin(args, state)
 
-    @_harmless
+    @harmless
     def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
         trainer = self._attached()
         if trainer is None or trainer.state is not state:
@@ -147,7 +118,7 @@ class SigmaCallback(TrainerCallback):
         if saved:
             self._restore(saved, state.global_step)
 
-    @_harmless
+    @harmless
     def on_step_begin(
         self,
         args: TrainingArguments,
@@ -170,7 +141,7 @@ class SigmaCallback(TrainerCallback):
         if self.monitor.cadence.last_step is None:
             self._check(args, state, control, model)
 
-    @_harmless
+    @harmless
     def on_step_end(
         self,
         args: TrainingArguments,
@@ -186,7 +157,7 @@ class SigmaCallback(TrainerCallback):
         if self.monitor.should_stop:
             control.should_training_stop = True
 
-    @_harmless
+    @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the record."""
         self.monitor.close()
@@ -270,31 +241,15 @@ class SigmaCallback(TrainerCallback):
         self.monitor.note("resumed", step=step)
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
-        trainer = self._attached()
         seed = self.monitor.instrument.probe.seed
         with frozen_generators(seed):
-            name, loader = _evaluation_loader(trainer, eval_dataloader)
-        if loader is not None:
-            return ProbeSet.from_dataset(
-                loader.dataset, collate_fn=loader.collate_fn, seed=seed, source=name
-            )
-        if not is_map_style(getattr(train_dataloader, "dataset", None)):
-            _logger.warning(
-                "sigma_monitor: off, since there is no map-style evaluation or training data to "
-                "take probe examples from. Pass SigmaCallback(probes=ProbeSet.from_texts(...))."
-            )
-            return None
-        _logger.warning(
-            "sigma_monitor: no evaluation data, so the probe examples are a sample of the training "
-            "data, which they stay part of (held_out=false). Pass eval_dataset= to the Trainer or "
-            "probes= to SigmaCallback for held-out ones."
-        )
-        return ProbeSet.from_dataset(
-            train_dataloader.dataset,
-            collate_fn=train_dataloader.collate_fn,
+            evaluation = _evaluation_loader(self._attached(), eval_dataloader)
+        return default_probes(
+            evaluation,
+            ("train_dataset", train_dataloader),
             seed=seed,
-            held_out=False,
-            source="train_dataset",
+            callback="SigmaCallback",
+            remedy="eval_dataset= to the Trainer",
         )
 
 
@@ -309,22 +264,19 @@ def _loggers(args: TrainingArguments) -> list[str]:
     return [report_to] if isinstance(report_to, str) else report_to
 
 
-def _evaluation_loader(trainer: Trainer | None, eval_dataloader: Any) -> tuple[str, Any]:
-    """A loader of the evaluation data, never to be iterated, and what to call its data.
+def _evaluation_loader(trainer: Trainer | None, eval_dataloader: Any) -> tuple[str, Any] | None:
+    """What to call the evaluation data, and a loader of it, never to be iterated.
 
     The loader is asked for because its dataset and `collate_fn` are what the Trainer makes of the
     user's: columns removed, overrides of subclasses applied.
     """
-    if trainer is None:
-        usable = is_map_style(getattr(eval_dataloader, "dataset", None))
-        return "eval_dataset", eval_dataloader if usable else None
-    dataset = trainer.eval_dataset
     name = "eval_dataset"
+    if trainer is None:
+        return (name, eval_dataloader) if has_examples(eval_dataloader) else None
+    dataset = trainer.eval_dataset
     if isinstance(dataset, dict):
         key = next((key for key, part in dataset.items() if is_map_style(part)), None)
         if key is None:
-            return name, None
+            return None
         name, dataset = f"eval_dataset[{key!r}]", dataset[key]
-    if not is_map_style(dataset):
-        return name, None
-    return name, trainer.get_eval_dataloader(dataset)
+    return (name, trainer.get_eval_dataloader(dataset)) if is_map_style(dataset) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,10 @@ class Probe:
             states no hook can find; replaces `layers`.
         seed: Of the generators during the pass, for models that draw in evaluation mode.
 
+    Attributes:
+        context: Entered around every call of the model, and around nothing else: the precision of
+            a host that does not patch it onto the model's `forward`.
+
     Raises:
         InputError: On an unknown pooling, or no layer.
     """
@@ -103,6 +108,7 @@ class Probe:
         self.pooling = pooling
         self.embed_fn = embed_fn
         self.seed = seed
+        self.context: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.micro_batch = _MICRO_BATCH
 
     def read(self, model: nn.Module, probes: ProbeSet) -> Reading:
@@ -150,7 +156,9 @@ class Probe:
         self, model: nn.Module, inputs: dict[str, Tensor], _losses: _Losses
     ) -> dict[str, Tensor]:
         assert self.embed_fn is not None
-        return {"last": hidden_states(self.embed_fn(model, inputs), "embed_fn").detach()}
+        with self.context():
+            embedded = self.embed_fn(model, inputs)
+        return {"last": hidden_states(embedded, "embed_fn").detach()}
 
     def _call_model(
         self, model: nn.Module, inputs: dict[str, Tensor], losses: _Losses
@@ -159,7 +167,7 @@ class Probe:
             model = _encoder(model)
         modules = find_layers(model, self.layers)
         before_head = find_layers(model, _LAST) if _head(model) is not None else {}
-        with captured(before_head | modules) as outputs:
+        with captured(before_head | modules) as outputs, self.context():
             result = model(**_accepted(model, inputs))
         missing = [name for name in modules if name not in outputs]
         if missing:

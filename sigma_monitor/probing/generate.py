@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +44,9 @@ class Writer:
         temperature: Of sampling; 0 takes the likeliest token.
         seed: Of the generator that samples, the same at every check: what differs is the model's.
 
+    Attributes:
+        context: Entered around every call of the model, as that of `Probe`.
+
     Raises:
         InputError: On a count below 1 or a temperature that is negative or not finite.
     """
@@ -68,6 +73,7 @@ class Writer:
         self.new_tokens = new_tokens
         self.temperature = temperature
         self.seed = seed
+        self.context: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.micro_batch = _MICRO_BATCH
 
     def write(self, model: nn.Module, probes: ProbeSet) -> Continuations:
@@ -139,7 +145,8 @@ class Writer:
         for _ in range(new_tokens):
             if cache is not None:
                 options["past_key_values"] = cache
-            output = model(input_ids=text if cache is None else new, **options)
+            with self.context():
+                output = model(input_ids=text if cache is None else new, **options)
             logits = getattr(output, "logits", None)
             if not isinstance(logits, Tensor) or logits.ndim != 3:
                 raise ProbeError(

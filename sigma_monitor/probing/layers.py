@@ -16,6 +16,7 @@ __all__ = [
     "captured",
     "find_layers",
     "hidden_states",
+    "transformers_models",
     "without_adapter",
     "without_wrapper",
 ]
@@ -33,6 +34,13 @@ def without_adapter(model: Any) -> nn.Module:
     """The model that PEFT wraps, or the model itself."""
     inner: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner
+
+
+def transformers_models(module: nn.Module) -> dict[str, nn.Module]:
+    """The outermost transformers models inside `module`, by dotted name."""
+    models = {name: m for name, m in module.named_modules() if name and _body_of(m) is not None}
+    nested = {id(part) for m in models.values() for part in m.modules() if part is not m}
+    return {name: m for name, m in models.items() if id(m) not in nested}
 
 
 def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> dict[str, nn.Module]:
@@ -71,8 +79,8 @@ def _find(model: nn.Module, layer: LayerSpec) -> nn.Module:
 
 def _body(model: nn.Module) -> nn.Module:
     """The part of a transformers model below its head; through PEFT where that wraps it."""
-    body = getattr(without_adapter(model), "base_model", None)
-    if not isinstance(body, nn.Module):
+    body = _body_of(model)
+    if body is None:
         names = ", ".join(name for name, _ in model.named_children())
         raise InputError(
             f'layers="last": {type(model).__name__} is not a transformers model, so its last '
@@ -80,6 +88,11 @@ def _body(model: nn.Module) -> nn.Module:
             f"{names or 'none'}), or embed_fn=."
         )
     return body
+
+
+def _body_of(model: nn.Module) -> nn.Module | None:
+    body = getattr(without_adapter(model), "base_model", None)
+    return body if isinstance(body, nn.Module) else None
 
 
 def _blocks(body: nn.Module) -> nn.ModuleList:

@@ -286,6 +286,25 @@ def test_the_probe_runs_in_the_precision_it_finds():
     assert outside.embeddings.dtype is torch.float32
 
 
+@pytest.mark.parametrize("by", ["layers", "embed_fn"])
+def test_the_context_of_the_host_is_around_the_model_and_around_nothing_else(by, monkeypatch):
+    model, inside, outside = Plain(), [], []
+    model.embed.register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+    pool = forward.pool
+
+    def pooling(*arguments):
+        outside.append(torch.is_autocast_enabled("cpu"))
+        return pool(*arguments)
+
+    monkeypatch.setattr(forward, "pool", pooling)
+    embed_fn = None if by == "layers" else lambda model, batch: model.block(model.embed(IDS))
+    probe = Probe(layers="block", embed_fn=embed_fn)
+    probe.context = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    (rows,) = probe.read(model, probes_of()).layers.values()
+    assert rows.embeddings.dtype is torch.bfloat16
+    assert (inside, outside) == ([True], [False])
+
+
 def test_a_model_that_writes_into_its_inputs_does_not_reach_the_probe_set():
     probes = probes_of(input_ids=IDS.clone())
 

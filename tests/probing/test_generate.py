@@ -149,6 +149,16 @@ def test_a_model_that_takes_the_option_and_gives_no_cache_is_given_the_whole_tex
     assert torch.equal(written.tokens, greedy().write(model, probes_of()).tokens)
 
 
+def test_the_context_of_the_host_is_around_every_call_of_the_model():
+    model, inside = tiny("llama"), []
+    model.register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+    writer = greedy()
+    writer.context = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    writer.write(model, probes_of())
+    assert inside == [True] * 9
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_nothing_stops_early():
     """The end of a text is the tokenizer's affair: every rank makes as many forward passes."""
     model = tiny("llama", eos_token_id=3)

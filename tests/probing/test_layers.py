@@ -6,6 +6,7 @@ from torch import nn
 
 from sigma_monitor.errors import InputError, ProbeError
 from sigma_monitor.probing import Probe, ProbeSet
+from sigma_monitor.probing.layers import transformers_models
 from tests.probing.models import LAYERS, VOCABULARY, WIDTH, Plain, hooks_of, tiny, token_ids
 
 IDS = token_ids()
@@ -241,3 +242,41 @@ def test_the_model_gets_what_it_accepts_without_labels_and_cache(model, given):
     tensors = {"input_ids": IDS, "labels": IDS, "extra": IDS}
     Probe(layers="layer").read(model, ProbeSet.from_tensors(tensors))
     assert model.given == given
+
+
+class Holder(nn.Module):
+    """Modules under names, as a user's own module holds them."""
+
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+def found(**parts):
+    return list(transformers_models(Holder(**parts)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "t5"])
+def test_a_transformers_model_is_found_in_an_attribute_and_its_parts_are_not(kind):
+    assert found(head=nn.Linear(2, 2), model=tiny(kind)) == ["model"]
+    assert found(part=Holder(deep=tiny(kind))) == ["part.deep"]
+    assert found(adapted=Wrapper(tiny(kind))) == ["adapted"]
+
+
+def test_one_model_under_two_names_is_one_model():
+    model = tiny("llama")
+    assert found(model=model, again=model) == ["model"]
+    assert found(body=model.model, model=model) == ["model"]
+    assert found(model=model, body=model.model) == ["model"]
+
+
+def test_two_models_are_two_and_none_is_none():
+    assert found(student=tiny("llama"), teacher=tiny("llama")) == ["student", "teacher"]
+    assert found(net=Plain()) == []
+    assert transformers_models(tiny("llama")).keys() == {"model"}  # below it, not itself
+
+
+def test_a_compiled_model_is_found_whole():
+    model = torch.compile(tiny("llama"))  # nothing is compiled before the first call
+    assert transformers_models(Holder(model=model)) == {"model": model}

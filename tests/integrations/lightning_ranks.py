@@ -1,0 +1,55 @@
+"""Lightning on two processes: `python -m tests.integrations.lightning_ranks FOLDER WHO_FAILS`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from tests.integrations.lightning_hosts import From, Kept, eager, fit, flatten, make_trainer
+from tests.integrations.test_lightning_stop import ONSET, START
+
+
+class Report(pl.Callback):
+    """Writes what its rank has come to."""
+
+    def __init__(self, folder: Path, watcher: Any, logger: Kept) -> None:
+        self.folder, self.watcher, self.logger = folder, watcher, logger
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        report = {
+            "step": trainer.global_step,
+            "stop_reason": self.watcher.monitor.stop_reason,
+            "failures": self.watcher.monitor.failures,
+            "heard": len(self.logger.sigma),
+        }
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(report))
+
+
+def main(folder: Path, fails: str) -> None:
+    def embed(module: Any, batch: dict[str, Tensor]) -> Tensor:
+        if fails == f"rank_{module.global_rank}" and module.global_step == 4:
+            raise RuntimeError("cannot embed this time")
+        return module.model.model(batch["input_ids"]).last_hidden_state
+
+    watcher, logger = eager(stop_on_collapse=True, embed_fn=embed, **START), Kept()
+    trainer = make_trainer(
+        folder,
+        From(ONSET, flatten),
+        watcher,
+        Report(folder, watcher, logger),
+        logger=[logger],
+        devices=2,
+        strategy="ddp_fork",
+    )
+    fit(trainer)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2])
