@@ -100,8 +100,8 @@ class Instrument:
     def call_within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
         """Call the model inside `context()` from now on, which is the host's precision."""
         self.probe.context = context
-        if self.writer is not None:
-            self.writer.writer.context = context
+        if self.writing_probe is not None:
+            self.writing_probe.writer.context = context
 
     @property
     def probes(self) -> ProbeSet | None:
