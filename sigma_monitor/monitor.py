@@ -35,7 +35,7 @@ from sigma_monitor.ranks import from_main, is_main
 from sigma_monitor.sinks import Sink
 from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
-from sigma_monitor.stop import StopRule
+from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
 from sigma_monitor.writing import Writing, WritingProbe
 
@@ -90,6 +90,9 @@ class SigmaMonitor:
             at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of
             effective rank to its baseline, and sets it. False: alerts only. A collapse while
             held-out loss is better than at baseline does not stop.
+        on_resume: What a run that was stopped does when it is resumed: `"continue"`, until it has
+            been well and collapses again; `"rearm"`: it stops at the next check that still says
+            so; `"stop"`: at once.
         sinks: Replaces the default: the record below `output_dir`, the console, W&B alerts.
         output_dir: Folder of the run; without one there is no record.
         include_examples: Quote the probe examples that moved most, and some of what the model
@@ -142,6 +145,7 @@ class SigmaMonitor:
         baseline: Literal["auto", "start", "plateau"] | str | os.PathLike[str] | Reference = "auto",
         embed_fn: EmbedFn | None = None,
         stop_on_collapse: bool | float = False,
+        on_resume: OnResume = "continue",
         sinks: Sequence[Sink] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         include_examples: bool = False,
@@ -169,6 +173,7 @@ class SigmaMonitor:
         self.include_examples = include_examples
         self.thresholds = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
+        self.on_resume = on_resume
         self.sinks = sinks
         self.output_dir = output_dir
         self.enabled = enabled
@@ -180,7 +185,7 @@ class SigmaMonitor:
         self.status = Status.WARMUP
         self.should_stop = False
         self.stop_reason: str | None = None
-        self._stop = StopRule(wanted=self.stop_on_collapse is not False)
+        self._stop = StopRule(wanted=self.stop_on_collapse is not False, on_resume=self.on_resume)
         self.checks = 0
         self.failures = 0
         self.revision = 0
@@ -664,8 +669,7 @@ class SigmaMonitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`.
 
-        A stop that was carried out is not carried out again: the run was resumed on purpose. It is
-        armed anew once the status has left COLLAPSED.
+        Whether a stop that was carried out is carried out again is for `on_resume` to say.
 
         Raises:
             RecordError: When the state is of another version or malformed.
@@ -691,8 +695,10 @@ class SigmaMonitor:
                     watch, dict(state["smaller"]["cut"]), bool(state["smaller"]["fits"])
                 )
             self.status = Status[state["status"]]
-            self._stop.armed = bool(state["stop_armed"])
             self.stop_reason = state["stop_reason"]
+            self.should_stop = self._stop.resume(
+                armed=bool(state["stop_armed"]), stopped=self.stop_reason is not None
+            )
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
             self._has_baseline = bool(state["has_baseline"])
