@@ -27,15 +27,15 @@ from sigma_monitor.options import (
     generation_options,
     reference_and_kind,
 )
+from sigma_monitor.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.sinks import RECORD, Outlet, SinkSpec
 from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
-from sigma_monitor.stop import StopRule
+from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
 from sigma_monitor.writing import Writing, WritingProbe
 
@@ -90,6 +90,9 @@ class SigmaMonitor:
             at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of
             effective rank to its baseline, and sets it. False: alerts only. A collapse while
             held-out loss is better than at baseline does not stop.
+        on_resume: What a run that was stopped does when it is resumed: `"continue"`, until it has
+            been well and collapses again; `"rearm"`: it stops at the next check that still says
+            so; `"stop"`: at once.
         sinks: By default `["default"]`: the record below `output_dir`, the console, W&B alerts.
             Others may stand beside it, `["default", MetricsSink(accelerator.log)]`, or replace it.
         output_dir: Folder of the run; without one there is no record.
@@ -143,6 +146,7 @@ class SigmaMonitor:
         baseline: Literal["auto", "start", "plateau"] | str | os.PathLike[str] | Reference = "auto",
         embed_fn: EmbedFn | None = None,
         stop_on_collapse: bool | float = False,
+        on_resume: OnResume = "continue",
         sinks: Sequence[SinkSpec] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         include_examples: bool = False,
@@ -170,6 +174,7 @@ class SigmaMonitor:
         self.include_examples = include_examples
         self.thresholds = detector_options(detector, stop_on_collapse)
         self.stop_on_collapse = stop_on_collapse
+        self.on_resume = on_resume
         self.sinks = chosen_sinks(sinks)
         self.output_dir = output_dir
         self.enabled = enabled
@@ -181,7 +186,7 @@ class SigmaMonitor:
         self.status = Status.WARMUP
         self.should_stop = False
         self.stop_reason: str | None = None
-        self._stop = StopRule(wanted=self.stop_on_collapse is not False)
+        self._stop = StopRule(wanted=self.stop_on_collapse is not False, on_resume=self.on_resume)
         self.checks = 0
         self.failures = 0
         self.revision = 0
@@ -683,8 +688,7 @@ class SigmaMonitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`, at the step of the next `step` or `go_on`.
 
-        A stop that was carried out is not carried out again: the run was resumed on purpose. It is
-        armed anew once the status has left COLLAPSED.
+        Whether a stop that was carried out is carried out again is for `on_resume` to say.
 
         Raises:
             RecordError: When the state is of another version or malformed.
@@ -710,8 +714,10 @@ class SigmaMonitor:
                     watch, dict(state["smaller"]["cut"]), bool(state["smaller"]["fits"])
                 )
             self.status = Status[state["status"]]
-            self._stop.armed = bool(state["stop_armed"])
             self.stop_reason = state["stop_reason"]
+            self.should_stop = self._stop.resume(
+                armed=bool(state["stop_armed"]), stopped=self.stop_reason is not None
+            )
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
             self._has_baseline = bool(state["has_baseline"])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.lineage import Reference
-from sigma_monitor.sinks import SinkSpec
+from sigma_monitor.outlet import SinkSpec
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
 from sigma_monitor.watch import LOSS_RULE
 

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 from sigma_monitor.alert import Status
+from sigma_monitor.errors import InputError
 from sigma_monitor.watch import RunWatch
 
-__all__ = ["StopRule"]
+__all__ = ["OnResume", "StopRule"]
+
+OnResume: TypeAlias = Literal["continue", "rearm", "stop"]
 
 _UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
 
 
 class StopRule:
-    """One stop for each collapse: a run that is resumed after it was not resumed to stop at once.
+    """One stop for each collapse.
 
     Args:
         wanted: Whether a stop was asked for at all.
+        on_resume: Of a run that was stopped: `"continue"`: it was resumed on purpose, and stops
+            once it has been well and collapses again. `"rearm"`: it stops at the next check that
+            still says so. `"stop"`: at once.
 
     Attributes:
         armed: Whether the next collapse stops; again once the run is well.
+
+    Raises:
+        InputError: On an unknown `on_resume`.
     """
 
-    def __init__(self, *, wanted: bool) -> None:
+    def __init__(self, *, wanted: bool, on_resume: OnResume = "continue") -> None:
+        if on_resume not in get_args(OnResume):
+            raise InputError(f'on_resume={on_resume!r}: pass "continue", "rearm" or "stop".')
         self.wanted = wanted
+        self.on_resume = on_resume
         self.armed = True
+
+    def resume(self, *, armed: bool, stopped: bool) -> bool:
+        """Go on from a saved state; whether the run is to stop at once.
+
+        Args:
+            armed: As it was saved.
+            stopped: Whether the run had been stopped.
+        """
+        self.armed = armed or self.on_resume == "rearm"
+        return self.wanted and stopped and self.on_resume == "stop"
 
     def reason(self, step: int, watch: RunWatch) -> str | None:
         """Why the run is to stop at this check; None when it is not.

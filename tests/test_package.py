@@ -24,7 +24,7 @@ HOUSE = [
     {"options"},
     {"stop"},
     {"instrument", "watch"},
-    {"cadence", "lineage", "measure", "writing"},
+    {"cadence", "lineage", "measure", "outlet", "writing"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},
     {"alert", "ranks"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import weakref
 from typing import Any
 
@@ -49,6 +50,7 @@ class SigmaCallback(TrainerCallback):
 
     Args:
         probes: The probe set; None chooses one from the Trainer's data.
+        save_on_stop: Save a checkpoint at the step at which a collapse stops the run.
         **options: Keyword arguments of `SigmaMonitor`, such as `stop_on_collapse=True`. By default
             `output_dir` is the Trainer's; `max_steps` and `warmup_steps` are the run's.
 
@@ -61,8 +63,11 @@ class SigmaCallback(TrainerCallback):
         InputError: On an option that cannot be used.
     """
 
-    def __init__(self, probes: ProbeSet | None = None, **options: Any) -> None:
+    def __init__(
+        self, probes: ProbeSet | None = None, *, save_on_stop: bool = False, **options: Any
+    ) -> None:
         self.monitor = SigmaMonitor(probes, **options)
+        self.save_on_stop = save_on_stop
         self.active = self.monitor.enabled
         self.undelivered = 0
         self._output_dir = self.monitor.output_dir
@@ -71,6 +76,8 @@ class SigmaCallback(TrainerCallback):
         self._saved: dict[str, Any] | None = None
         self._saved_revision = 0
         self._told_missing = False
+        self._metrics: dict[str, float] = {}  # the latest value of each
+        self._told_unmeasured = False
 
     def attach(self, trainer: Trainer) -> None:
         """Take the place in `trainer` from which metrics reach every logger.
@@ -111,6 +118,7 @@ class SigmaCallback(TrainerCallback):
         monitor.warmup_steps = args.get_warmup_steps(state.max_steps)
         by_steps = args.logging_strategy == IntervalStrategy.STEPS
         monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
+        self._metrics, self._told_unmeasured = {}, False
         self._saved, self._saved_revision = None, 0
         if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
@@ -156,6 +164,34 @@ class SigmaCallback(TrainerCallback):
             _kept_states(state)[STATE_KEY] = self._saved
         if self.monitor.should_stop:
             control.should_training_stop = True
+            control.should_save |= self.save_on_stop
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add the one metric of ours that `metric_for_best_model` asks for, and no other.
+
+        A search over hyperparameters takes the sum of whatever it finds there. Also where the
+        callback is off: the Trainer raises on a metric that is missing.
+        """
+        wanted = (args.metric_for_best_model or "").removeprefix("eval_")
+        if metrics is None or not wanted.startswith("sigma/"):
+            return
+        if wanted not in self._metrics and not self._told_unmeasured:
+            self._told_unmeasured = True
+            _logger.warning(
+                "sigma_monitor: metric_for_best_model=%r has not been measured by step %d, so it "
+                "counts as NaN, which is never the best; measured so far: %s",
+                args.metric_for_best_model,
+                state.global_step,
+                ", ".join(self._metrics) or "nothing",
+            )
+        metrics[f"eval_{wanted}"] = self._metrics.get(wanted, math.nan)
 
     @harmless
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -170,6 +206,7 @@ class SigmaCallback(TrainerCallback):
             self._saved_revision = self.monitor.revision
             self._saved = self.monitor.state_dict()
         if snapshot is not None:
+            self._metrics |= snapshot.metrics()
             self._log(snapshot.metrics(), args, state, control)
 
     def _log(

@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -78,6 +83,46 @@ def tiny_gpt2() -> GPT2LMHeadModel:
             vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4, resid_pdrop=0.1
         )
     )
+
+
+def tiny_bert() -> BertForMaskedLM:
+    """An encoder, with dropout."""
+    torch.manual_seed(0)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+        )
+    )
+
+
+def tiny_t5() -> T5ForConditionalGeneration:
+    """An encoder-decoder, with dropout."""
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+        )
+    )
+
+
+def lora() -> PeftModel:
+    """A llama that is frozen but for its adapters, which have dropout."""
+    model = tiny_llama()
+    model.config.use_cache = False
+    model.enable_input_require_grads()  # or checkpointing would leave the adapters no gradient
+    return get_peft_model(model, LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj"]))
 
 
 class SmallConfig(PretrainedConfig):

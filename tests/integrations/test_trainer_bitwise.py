@@ -17,7 +17,15 @@ from transformers import TrainerCallback
 from sigma_monitor import SigmaCallback
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
-from tests.integrations.models import Letters, SmallForCausalLM, tiny_gpt2, tiny_llama
+from tests.integrations.models import (
+    Letters,
+    SmallForCausalLM,
+    lora,
+    tiny_bert,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_t5,
+)
 
 EAGER_CHECKS = 11  # before the first step, and every third of 30
 
@@ -89,9 +97,20 @@ CASES = {
         model=lambda: SmallForCausalLM("raises"), every_check_fails=True
     ),
     "probe_raises_in_a_hook_of_the_user": Case(model=hooked_llama, every_check_fails=True),
+    "lora": Case(model=lora),
+    "lora_checkpointed": Case(model=lora, arguments={"gradient_checkpointing": True}),
+    "dynamic_rope": Case(
+        model=lambda: tiny_llama(rope_scaling={"rope_type": "dynamic", "factor": 2.0})
+    ),
+    "encoder_decoder": Case(model=tiny_t5),
+    "encoder": Case(model=tiny_bert),
+    "sampler_without_a_seed": Case(
+        arguments={"accelerator_config": {"use_seedable_sampler": False}}
+    ),
     "several_layers": Case(options={"layers": ["last", 0, "model.embed_tokens"]}),
     "writing": Case(options=writing()),
     "writing_with_dropout": Case(model=tiny_gpt2, options=writing()),
+    "writing_lora": Case(model=lora, options=writing()),
     "writing_bf16": Case(arguments={"bf16": True}, options=writing()),
     "writing_checkpointed": Case(arguments={"gradient_checkpointing": True}, options=writing()),
     "writing_of_a_model_that_draws": Case(

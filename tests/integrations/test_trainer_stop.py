@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from sigma_monitor import SigmaCallback, Status
 from sigma_monitor.errors import InputError
@@ -92,6 +92,78 @@ def test_the_stop_saves_and_evaluates_as_any_end_of_training(tmp_path: Path) -> 
     step = trainer.state.global_step
     assert (tmp_path / f"checkpoint-{step}").exists()
     assert step in [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_checkpoint_is_saved_at_the_stop_where_that_was_asked_for(
+    saves: bool, tmp_path: Path
+) -> None:
+    callback = eager(stop_on_collapse=True, save_on_stop=saves, **START)
+    trainer = run(tmp_path, Flatten(ONSET), callback)
+    saved = [path.name for path in tmp_path.glob("checkpoint-*")]
+    assert saved == ([f"checkpoint-{trainer.state.global_step}"] if saves else [])
+
+
+@pytest.mark.parametrize(("on_resume", "steps"), [("continue", 30), ("rearm", EVERY), ("stop", 1)])
+def test_a_stopped_run_goes_on_as_it_was_told_to(
+    on_resume: str, steps: int, tmp_path: Path
+) -> None:
+    first = run(tmp_path, Flatten(ONSET), eager(stop_on_collapse=True, save_on_stop=True, **START))
+    stopped = first.state.global_step
+    again = make_trainer(tmp_path, eager(stop_on_collapse=True, on_resume=on_resume, **START))
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stopped}"))
+    assert again.state.global_step == min(30, stopped + steps)
+
+
+BEST = {
+    "eval_strategy": "steps",
+    "eval_steps": EVERY,
+    "save_strategy": "best",
+    "metric_for_best_model": "sigma/last/ratio",
+    "greater_is_better": True,
+}
+
+
+def test_the_best_model_can_be_that_of_the_highest_ratio(tmp_path: Path) -> None:
+    trainer = run(tmp_path, Flatten(ONSET), eager(**START), **BEST)
+    ratios = {s.step: s.ratios["last"] for s in record_of(tmp_path).snapshots if s.step}
+    best = max(ratios, key=lambda step: ratios[step])
+    assert trainer.state.best_global_step == best
+    assert trainer.state.best_metric == pytest.approx(ratios[best])
+
+
+def test_early_stopping_can_wait_for_a_metric_of_ours(tmp_path: Path) -> None:
+    patience = EarlyStoppingCallback(early_stopping_patience=2)
+    trainer = run(tmp_path, Flatten(ONSET), eager(**START), patience, **BEST)
+    assert trainer.state.best_global_step is not None
+    assert trainer.state.global_step <= ONSET + 4 * EVERY
+
+
+@pytest.mark.parametrize("options", [{"enabled": False}, {"every": 1000}], ids=["off", "typo"])
+def test_a_metric_that_is_not_there_ends_no_training(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metric = "sigma/last/rato" if "every" in options else "sigma/last/ratio"
+    trainer = run(
+        tmp_path, eager(**{**START, **options}), **{**BEST, "metric_for_best_model": metric}
+    )
+    assert trainer.state.global_step == 30
+    assert trainer.state.best_global_step is None
+    warnings = [text for text in our_warnings(caplog) if "has not been measured" in text]
+    assert len(warnings) == 1
+    assert metric in warnings[0]
+
+
+def test_an_evaluation_has_no_metric_of_ours_that_nobody_asked_for(tmp_path: Path) -> None:
+    """`hyperparameter_search` takes the sum of all of them."""
+    trainer = run(tmp_path, eager(**START))
+    assert not any("sigma" in name for name in trainer.evaluate())
+
+
+@pytest.mark.parametrize("policy", ["again", "", None])
+def test_an_unknown_policy_is_refused(policy: str) -> None:
+    with pytest.raises(InputError, match=f"on_resume={policy!r}"):
+        SigmaCallback(on_resume=policy)
 
 
 def test_three_checks_without_a_finite_embedding_stop_the_run(tmp_path: Path) -> None:

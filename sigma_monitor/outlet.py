@@ -9,10 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.ranks import is_main
-from sigma_monitor.sinks.base import Isolated, Sink
-from sigma_monitor.sinks.console import ConsoleSink
-from sigma_monitor.sinks.jsonl import JsonlSink
-from sigma_monitor.sinks.wandb import WandbAlertSink
+from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
 from sigma_monitor.snapshot import Snapshot
 
 __all__ = ["RECORD", "Outlet", "SinkSpec"]

@@ -1,0 +1,64 @@
+"""A Trainer on two processes: one stop, one record, and no rank waits for another's trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integrations.hosts import record_of
+from tests.integrations.trainer_ranks import EVERY, ONSET
+from tests.test_ranks import free_port
+
+
+def ranks(folder: Path, trouble: str) -> list[dict[str, Any]]:
+    """What each of two processes reports."""
+    port = str(free_port())
+    running = []
+    for rank in ("0", "1"):
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        own = {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.integrations.trainer_ranks", str(folder), trouble],
+                env={**os.environ, **shared, **own},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    errors = [process.communicate(timeout=240)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("trouble", ["raises_0", "raises_1", "nan_1"])
+def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
+    trouble: str, tmp_path: Path
+) -> None:
+    first, second = ranks(tmp_path, trouble)
+    assert first["world"] == 2
+    assert ONSET < first["step"] == second["step"] <= ONSET + 6 * EVERY
+    assert first["reason"] == second["reason"] == f"COLLAPSED at step {first['step']}"
+    assert first["weights"] == second["weights"]
+    assert first["failures"] == (trouble == "raises_0")
+    assert second["failures"] == (trouble == "raises_1")
+    record = record_of(tmp_path)
+    assert [a["kind"] for a in record.alerts].count("STOPPED") == 1
+    assert [event["event"] for event in record.events].count("closed") == 1
+    assert first["logged"] == len(record.snapshots)
+
+
+def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) -> None:
+    watched, plain = tmp_path / "watched", tmp_path / "plain"
+    for folder in (watched, plain):
+        folder.mkdir()
+    beside, alone = ranks(watched, "none"), ranks(plain, "unwatched")
+    assert beside[0]["step"] == beside[1]["step"] == alone[0]["step"]  # it was stopped there
+    assert beside[0]["reason"] == beside[1]["reason"] is not None
+    assert beside[0]["weights"] == beside[1]["weights"] == alone[0]["weights"]
