@@ -57,10 +57,12 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
     Restored: the training flag of every module by itself (a BatchNorm that was frozen stays so),
     buffers (binding and value) and the plain attributes of the modules that own them (a dynamic
     rotary embedding rewrites both), all generators, grad mode, and autocast's weight cache, which
-    would otherwise serve weights cast without gradients to the training forward.
+    would otherwise serve weights cast without gradients to the training forward. Parameters that
+    FSDP2 had sharded are so again: its root leaves them gathered until a backward comes.
     """
     modes = [(module, module.training) for module in model.modules()]
     owners = [_Owner(module) for module in model.modules() if module._buffers]
+    sharded = [module for module in model.modules() if _is_sharded(module)]
     cache_enabled = torch.is_autocast_cache_enabled()
     with frozen_generators(seed), torch.no_grad():
         try:
@@ -74,6 +76,16 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
                 module.training = training
             for owner in owners:
                 owner.restore()
+            for module in sharded:
+                module.reshard()  # type: ignore[operator]
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    """Whether `fully_shard` was called on it, and its parameters are in shards now."""
+    if not callable(getattr(module, "reshard", None)):
+        return False
+    parameter = next(module.parameters(), None)
+    return parameter is not None and hasattr(parameter, "to_local")
 
 
 class _Owner:

@@ -1,4 +1,4 @@
-"""A Trainer on two processes: one stop, one record, and no rank waits for another's trouble."""
+"""Two processes, DDP and FSDP2: one stop, one record, no rank waits for another's trouble."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.integrations.hosts import record_of
+from tests.integrations.sharded_loop import STOPPED
 from tests.integrations.trainer_ranks import EVERY, ONSET
 from tests.test_ranks import free_port
 
 
-def ranks(folder: Path, trouble: str) -> list[dict[str, Any]]:
+def ranks(folder: Path, *arguments: str, module: str = "trainer_ranks") -> list[dict[str, Any]]:
     """What each of two processes reports."""
+    folder.mkdir(exist_ok=True)
     port = str(free_port())
     running = []
     for rank in ("0", "1"):
@@ -25,7 +27,7 @@ def ranks(folder: Path, trouble: str) -> list[dict[str, Any]]:
         own = {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
         running.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.integrations.trainer_ranks", str(folder), trouble],
+                [sys.executable, "-m", f"tests.integrations.{module}", str(folder), *arguments],
                 env={**os.environ, **shared, **own},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -56,9 +58,24 @@ def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
 
 def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) -> None:
     watched, plain = tmp_path / "watched", tmp_path / "plain"
-    for folder in (watched, plain):
-        folder.mkdir()
     beside, alone = ranks(watched, "none"), ranks(plain, "unwatched")
     assert beside[0]["step"] == beside[1]["step"] == alone[0]["step"]  # it was stopped there
     assert beside[0]["reason"] == beside[1]["reason"] is not None
     assert beside[0]["weights"] == beside[1]["weights"] == alone[0]["weights"]
+
+
+def test_a_sharded_model_gives_the_same_numbers_and_is_left_as_it_was(tmp_path: Path) -> None:
+    """With the generation channel; on two ranks bit by bit what it is on one."""
+    beside = ranks(tmp_path / "watched", "watched", module="sharded_loop")
+    alone = ranks(tmp_path / "plain", "plain", module="sharded_loop")
+    command = [sys.executable, "-m", "tests.integrations.sharded_loop", str(tmp_path), "watched"]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    single = json.loads((tmp_path / "rank0.json").read_text())
+    for rank in beside:
+        for name in ("ranks", "step", "reason"):
+            assert rank[name] == single[name]
+        assert rank["failures"] == 0
+        assert rank["step"] == STOPPED
+        assert rank["reason"] == f"COLLAPSED at step {STOPPED}"
+    assert [rank["weights"] for rank in beside] == [rank["weights"] for rank in alone]
+    assert len(record_of(tmp_path / "watched").snapshots) == 1 + len(single["ranks"])
