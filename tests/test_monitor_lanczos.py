@@ -73,6 +73,9 @@ class Listener:
     def alert(self, alert):
         self.alerts.append(alert)
 
+    def close(self):
+        pass
+
     def kinds(self):
         return [alert.kind for alert in self.alerts]
 

@@ -29,13 +29,14 @@ def ranks(folder: Path, *arguments: str, module: str = "trainer_ranks") -> list[
             subprocess.Popen(
                 [sys.executable, "-m", f"tests.integrations.{module}", str(folder), *arguments],
                 env={**os.environ, **shared, **own},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
+                # A file: a pipe that nobody reads yet would stop one rank, and so the other.
+                stdout=(folder / f"rank{rank}.log").open("w"),
+                stderr=subprocess.STDOUT,
             )
         )
-    errors = [process.communicate(timeout=240)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)[-3000:]
+    codes = [process.wait(timeout=240) for process in running]
+    errors = [(folder / f"rank{rank}.log").read_text()[-2000:] for rank in (0, 1)]
+    assert codes == [0, 0], "\n".join(errors)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
