@@ -16,6 +16,7 @@ from sigma_monitor.monitor import RECORD
 from sigma_monitor.options import CHANNELS
 from sigma_monitor.sinks import read_record
 from tests.clock import stop_the_clock
+from tests.compatibility import shows
 from tests.probing.models import Plain, tiny, token_ids
 
 WIDTH = 16
@@ -116,6 +117,7 @@ def train(steps, monitor=None):
     return model
 
 
+@shows("plain PyTorch", "same numbers")
 def test_a_plain_loop_is_watched_from_the_first_step_to_the_last(tmp_path):
     monitor = SigmaMonitor(
         ProbeSet.from_tensors({"input_ids": token_ids(8)}),
@@ -139,6 +141,7 @@ def test_a_plain_loop_is_watched_from_the_first_step_to_the_last(tmp_path):
         assert (snapshot.rows, snapshot.examples) == (8 * 8, 8)
 
 
+@shows("plain PyTorch", "same weights")
 def test_the_training_is_bit_for_bit_the_one_without_a_monitor():
     monitor = SigmaMonitor(
         ProbeSet.from_tensors({"input_ids": token_ids(8)}), every=1, max_overhead=None, sinks=[]
@@ -383,6 +386,7 @@ def test_status_follows_the_dial():
     assert monitor.last_snapshot.ratios["last"] == pytest.approx(1.0)
 
 
+@shows("plain PyTorch", "stopped")
 @pytest.mark.parametrize(
     ("stop", "rank", "stops"),
     [(True, 4, True), (True, 10, False), (0.7, 10, True), (0.3, 6, False), (False, 4, False)],
@@ -780,6 +784,7 @@ def assert_goes_on(make, go, cuts, last):
         assert state == {**expected[2], "cadence": None}, cut
 
 
+@shows("plain PyTorch", "resumed")
 @pytest.mark.parametrize(("baseline", "max_steps"), [("start", None), ("plateau", 50)])
 def test_a_resumed_run_goes_on_as_the_unbroken_one(baseline, max_steps):
     model = Dial()

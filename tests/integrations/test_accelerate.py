@@ -18,6 +18,7 @@ from sigma_monitor import ProbeSet, SigmaMonitor, Snapshot, Status
 from sigma_monitor.errors import RecordError
 from sigma_monitor.options import CHANNELS
 from sigma_monitor.sinks import MetricsSink
+from tests.compatibility import shows
 from tests.integrations.accelerate_hosts import STEPS, Kept, eager, forget_accelerators, train
 from tests.integrations.bitwise import differences
 from tests.integrations.hosts import (
@@ -50,6 +51,7 @@ def checked_at(folder: Path) -> list[int]:
 # Metrics
 
 
+@shows("accelerate", "same numbers")
 @precisions
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_every_tracker_gets_every_metric_once_at_its_step(
@@ -82,6 +84,7 @@ def test_a_tracker_that_refuses_costs_the_record_nothing(
 # The training
 
 
+@shows("accelerate", "same weights")
 @pytest.mark.parametrize("channels", [CHANNELS[:1], CHANNELS], ids=["reads", "writes_too"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @precisions
@@ -115,6 +118,7 @@ def test_a_prepared_model_is_measured_in_the_precision_of_its_training(tmp_path:
     assert measured["last"]["effective_rank"] != single["last"]["effective_rank"]
 
 
+@shows("accelerate", "stopped")
 def test_a_collapse_ends_a_loop_that_asks(tmp_path: Path) -> None:
     left = train(eager(tmp_path, stop_on_collapse=True, every=1), flat_from=ONSET)
     record = record_of(tmp_path)
@@ -164,6 +168,7 @@ def test_the_run_that_is_not_interrupted_has_something_to_lose(
     assert monitor.status is Status.COLLAPSED
 
 
+@shows("accelerate", "resumed")
 @pytest.mark.parametrize(("saved", "killed"), [(10, 10), (10, 17), (20, 25)])
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     saved: int,
@@ -234,6 +239,7 @@ def test_a_bad_state_is_refused_and_the_monitor_begins_anew(
 # Two processes
 
 
+@shows("accelerate", "same weights", "resumed", "stopped", strategy="DDP, 2 processes")
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
     accumulate: int, tmp_path: Path

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sigma_monitor import SigmaLightningCallback
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences
 from tests.integrations.hosts import sigma_part
 from tests.integrations.lightning_hosts import (
@@ -77,7 +78,13 @@ def unmonitored(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("callback", CALLBACKS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=shows("Lightning", "same weights", case=name.replace("_", " ")))
+        for name in CASES
+    ],
+)
 def test_training_is_bitwise_what_it_is_without_the_monitor(
     name: str, callback: str, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from sigma_monitor import SigmaLightningCallback
+from tests.compatibility import shows
 from tests.integrations.hosts import record_of, record_path
 from tests.integrations.lightning_hosts import (
     From,
@@ -45,6 +46,7 @@ def logged(folder: Path, steps_each: int = 1) -> list[tuple[int, dict[str, float
     ]
 
 
+@shows("Lightning", "same numbers")
 def test_every_logger_gets_the_metrics_once_at_the_step_of_the_loss(tmp_path: Path) -> None:
     first, second = Kept(), Kept()
     trainer = make_trainer(tmp_path, eager(), logger=[first, second], log_every_n_steps=1)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from sigma_monitor import ProbeSet, SigmaLightningCallback, Snapshot, Status
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences
 from tests.integrations.hosts import events_of, kinds, our_warnings, record_of
 from tests.integrations.lightning_hosts import (
@@ -112,6 +113,7 @@ def test_the_run_that_is_not_interrupted_has_something_to_lose(
     assert checked_at(folder) == EVERY_SECOND
 
 
+@shows("Lightning", "resumed")
 @pytest.mark.parametrize("step", [10, 30])
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     step: int,

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 
 from sigma_monitor import Status
+from tests.compatibility import shows
 from tests.integrations.hosts import events_of, kinds, record_of
 from tests.integrations.lightning_hosts import (
     From,
@@ -34,6 +35,7 @@ def run(folder: Path, callback: Any, **arguments: Any) -> pl.Trainer:
     return trainer
 
 
+@shows("Lightning", "stopped")
 @pytest.mark.parametrize("stop", [True, 0.6, 0.2])
 def test_a_collapse_stops_the_run_at_its_check(stop: bool | float, tmp_path: Path) -> None:
     callback, logger = eager(stop_on_collapse=stop, **START), Kept()
@@ -77,6 +79,7 @@ def test_a_stop_that_somebody_else_asked_for_stays(tmp_path: Path) -> None:
     assert trainer.global_step == checked_at(tmp_path)[-1] == 7
 
 
+@shows("Lightning", "stopped", strategy="ddp, 2 processes")
 @pytest.mark.parametrize("fails", ["nowhere", "rank_0", "rank_1"])
 def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
     fails: str, tmp_path: Path

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sigma_monitor import SigmaCallback
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
 from tests.integrations.models import (
@@ -154,7 +155,13 @@ def unmonitored(name: str) -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("callback", CALLBACKS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=shows("Trainer", "same weights", case=name.replace("_", " ")))
+        for name in CASES
+    ],
+)
 def test_training_is_bitwise_what_it_is_without_the_monitor(
     name: str, callback: str, tmp_path: Path
 ) -> None:

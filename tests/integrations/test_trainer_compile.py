@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer
 from tests.integrations.models import tiny_llama
@@ -25,6 +26,7 @@ def train(folder: Path, *callbacks: TrainerCallback) -> tuple[dict[str, Any], in
     return remains(trainer), torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@shows("Trainer", "same weights", case="torch.compile, no new graphs")
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_training_is_bitwise_its_own_and_has_no_graph_more(tmp_path: Path) -> None:
     alone, graphs = train(tmp_path / "alone")

@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from sigma_monitor import SigmaCallback
 from sigma_monitor.sinks import ConsoleSink
 from sigma_monitor.sinks.wandb import RETRY_VARIABLE
+from tests.compatibility import shows
 from tests.integrations.hosts import (
     Listener,
     eager,
@@ -46,6 +47,7 @@ def run(folder: Path, *callbacks: Any, **arguments: Any) -> Trainer:
     return trainer
 
 
+@shows("Trainer", "same numbers")
 @pytest.mark.parametrize("rhythm", RHYTHMS)
 def test_every_logger_gets_every_metric_once_and_the_train_logs_as_they_are(
     rhythm: str, tmp_path: Path

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.compatibility import shows
 from tests.integrations.hosts import record_of
 from tests.integrations.sharded_loop import STOPPED
 from tests.integrations.trainer_ranks import EVERY, ONSET
@@ -40,6 +41,7 @@ def ranks(folder: Path, *arguments: str, module: str = "trainer_ranks") -> list[
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@shows("Trainer", "stopped", strategy="DDP, 2 processes")
 @pytest.mark.parametrize("trouble", ["raises_0", "raises_1", "nan_1"])
 def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
     trouble: str, tmp_path: Path
@@ -57,6 +59,7 @@ def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
     assert first["logged"] == len(record.snapshots)
 
 
+@shows("Trainer", "same weights", "stopped", strategy="DDP, 2 processes")
 def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) -> None:
     watched, plain = tmp_path / "watched", tmp_path / "plain"
     beside, alone = ranks(watched, "none"), ranks(plain, "unwatched")
@@ -65,6 +68,7 @@ def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) 
     assert beside[0]["weights"] == beside[1]["weights"] == alone[0]["weights"]
 
 
+@shows("plain PyTorch", "same weights", "same numbers", "stopped", strategy="FSDP2, 2 processes")
 def test_a_sharded_model_gives_the_same_numbers_and_is_left_as_it_was(tmp_path: Path) -> None:
     """With the generation channel; on two ranks bit by bit what it is on one."""
     beside = ranks(tmp_path / "watched", "watched", module="sharded_loop")

@@ -18,6 +18,7 @@ from transformers import Trainer
 from sigma_monitor import ProbeSet, SigmaCallback, Snapshot, Status
 from sigma_monitor.integrations.transformers import STATE_KEY
 from sigma_monitor.sinks import JsonlSink, Record, read_record
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import (
     StopAt,
@@ -157,6 +158,7 @@ def test_a_torn_record_is_continued_on_a_line_of_its_own(killed: Path, missing: 
     assert happened(after) == ["started", "resumed"]
 
 
+@shows("Trainer", "resumed")
 @pytest.mark.parametrize("step", [10, 20, 30])
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     step: int, killed: Path, uninterrupted: Finished, caplog: pytest.LogCaptureFixture

@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from sigma_monitor import SigmaCallback, Status
 from sigma_monitor.errors import InputError
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import (
     Flatten,
@@ -40,6 +41,7 @@ def run(folder: Path, *callbacks: TrainerCallback, **arguments: Any) -> Trainer:
     return trainer
 
 
+@shows("Trainer", "stopped")
 @pytest.mark.parametrize("stop", [True, 0.6, 0.2])
 def test_a_collapse_stops_the_run_at_its_check(stop: bool | float, tmp_path: Path) -> None:
     callback = eager(stop_on_collapse=stop, **START)

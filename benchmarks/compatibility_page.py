@@ -1,0 +1,142 @@
+"""Writes the tables of docs/compatibility.md from what the tests that ran have shown.
+
+Run: python benchmarks/compatibility_page.py
+The result files come from `pytest --compatibility FILE` (CONTRIBUTING.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "compatibility"
+PAGE = ROOT / "docs" / "compatibility.md"
+
+DEMANDS = ("same weights", "same numbers", "resumed", "stopped")
+# Hosts in the order of the page, and the packages whose versions tell one row from another.
+HOSTS = {
+    "Trainer": ("transformers", "accelerate"),
+    "SentenceTransformerTrainer": ("sentence-transformers", "transformers"),
+    "TRL": ("trl", "transformers"),
+    "Lightning": ("lightning",),
+    "accelerate": ("accelerate",),
+    "plain PyTorch": ("torch",),
+}
+# Host, strategy, why no test ran. Nothing else on the page is written by hand.
+NOT_RUN = (
+    ("Trainer", "FSDP, configured by `fsdp=`", "on CPUs the Trainer falls back to DDP"),
+    ("any", "several GPUs, NCCL", "the tests run on machines with one GPU or none"),
+)
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
+
+
+def results() -> list[Row]:
+    """What every committed result file says, each row with the versions it was found with."""
+    rows = []
+    for path in RESULTS.glob("*.json"):
+        found = json.loads(path.read_text())
+        packages = found["environment"]["packages"]
+        rows += [{**row, "packages": packages} for row in found["shown"]]
+    return rows
+
+
+def page(text: str, rows: Sequence[Row]) -> str:
+    """The page with the tables of these results."""
+    for name, found in {
+        "hosts": hosts(rows),
+        "cases": cases(rows),
+        "not run": table("host | strategy | why not", NOT_RUN),
+    }.items():
+        text = replaced(text, name, found)
+    return text
+
+
+def replaced(text: str, name: str, new: str) -> str:
+    """The page with what stands between the two marks of `name` exchanged."""
+    begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return before + begin + "\n" + new + "\n" + end + after
+
+
+def table(head: str, rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown; bars part the columns of `head`."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *lines])
+
+
+def hosts(rows: Sequence[Row]) -> str:
+    """One line for each host, strategy and version."""
+    lines = []
+    for (host, strategy, versions), found in grouped(rows, "strategy", versions_of).items():
+        cells = [cell([row for row in found if row["demand"] == demand]) for demand in DEMANDS]
+        lines.append([host, strategy, versions, *cells])
+    return table(" | ".join(["host | strategy | versions", *DEMANDS]), lines)
+
+
+def cases(rows: Sequence[Row]) -> str:
+    """One line for each model or setting of a host, one column for its versions."""
+    lines = []
+    for (host, case), found in grouped([row for row in rows if row["case"]], "case").items():
+        by_version = grouped(found, versions_of)
+        cells = [f"{versions}: {cell(group)}" for (_, versions), group in by_version.items()]
+        demands = ", ".join(d for d in DEMANDS if d in {row["demand"] for row in found})
+        lines.append([host, case, demands, "<br>".join(cells)])
+    return table("host | model or setting | shown | versions and tests", lines)
+
+
+def cell(rows: Sequence[Row]) -> str:
+    """How many tests passed, and what kept the others from it."""
+    if not rows:
+        return "no test"
+    told = [f"yes ({passed})"] if (passed := _count(rows, "passed")) else []
+    if failed := _count(rows, "failed"):
+        told.append(f"**no: {failed} failed**")
+    reasons = Counter(row["reason"] for row in rows if row["outcome"] == "skipped")
+    told += [f"not run ({count}): {reason}" for reason, count in reasons.items()]
+    return "; ".join(told).replace("|", "\\|")
+
+
+def grouped(rows: Sequence[Row], *names: Any) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by host and by `names`, each a field or a function of a row; in the page's order."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in sorted(rows, key=_place):
+        key = [name(row) if callable(name) else row[name] for name in names]
+        groups.setdefault((row["host"], *key), []).append(row)
+    return groups
+
+
+def versions_of(row: Row) -> str:
+    """Versions of the host of a row."""
+    return ", ".join(f"{name} {row['packages'][name]}" for name in HOSTS[row["host"]])
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """Hosts as listed; one process first; newest versions first."""
+    numbers = [
+        [
+            -int(part)
+            for part in str(row["packages"][name]).split("+")[0].split(".")
+            if part.isdigit()
+        ]
+        for name in HOSTS[row["host"]]
+    ]
+    several = row["strategy"] != "one process"
+    return (list(HOSTS).index(row["host"]), several, row["strategy"], numbers)
+
+
+def _count(rows: Sequence[Row], outcome: str) -> int:
+    return sum(row["outcome"] == outcome for row in rows)
+
+
+if __name__ == "__main__":
+    main()
