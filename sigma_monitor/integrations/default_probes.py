@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from sigma_monitor.integrations.columns import with_columns
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.probe_set import is_map_style
 
@@ -25,6 +26,7 @@ def default_probes(
     seed: int,
     callback: str,
     remedy: str,
+    tokenizer: Any = None,
 ) -> ProbeSet | None:
     """A sample of the evaluation data, or else of the training data, where it stays.
 
@@ -36,12 +38,13 @@ def default_probes(
         seed: Of the choice.
         callback: The host's callback, for messages.
         remedy: How held-out data is passed to the host, for messages.
+        tokenizer: For examples that are texts.
 
     Returns:
         None, after a warning, when there is no example that could be taken.
     """
     if evaluation is not None:
-        return _sample(*evaluation, seed=seed, held_out=True)
+        return _sample(*evaluation, tokenizer, seed=seed, held_out=True)
     if not has_examples(training[1]):
         _logger.warning(
             "sigma_monitor: off, since there is no map-style evaluation or training data to "
@@ -56,13 +59,13 @@ def default_probes(
         remedy,
         callback,
     )
-    return _sample(*training, seed=seed, held_out=False)
+    return _sample(*training, tokenizer, seed=seed, held_out=False)
 
 
-def _sample(name: str, loader: Any, *, seed: int, held_out: bool) -> ProbeSet:
+def _sample(name: str, loader: Any, tokenizer: Any, *, seed: int, held_out: bool) -> ProbeSet:
     return ProbeSet.from_dataset(
         loader.dataset,
-        collate_fn=getattr(loader, "collate_fn", None),
+        collate_fn=with_columns(getattr(loader, "collate_fn", None), tokenizer),
         seed=seed,
         held_out=held_out,
         source=name,

@@ -286,6 +286,7 @@ class SigmaCallback(TrainerCallback):
             seed=seed,
             callback="SigmaCallback",
             remedy="eval_dataset= to the Trainer",
+            tokenizer=self.monitor.instrument.tokenizer,
         )
 
 

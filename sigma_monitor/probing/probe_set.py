@@ -17,7 +17,15 @@ from torch.utils.data import IterableDataset
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing.guard import frozen_generators
 
-__all__ = ["DEFAULT_EXAMPLES", "DEFAULT_MAX_LENGTH", "ProbeSet", "is_map_style", "tokenized"]
+__all__ = [
+    "DEFAULT_EXAMPLES",
+    "DEFAULT_MAX_LENGTH",
+    "ProbeSet",
+    "is_map_style",
+    "padded",
+    "tokenized",
+    "unchanged",
+]
 
 DEFAULT_EXAMPLES = 128
 DEFAULT_MAX_LENGTH = 128
@@ -133,7 +141,7 @@ class ProbeSet:
             )
         with frozen_generators(seed):
             items = [dataset[index] for index in _choose(len(dataset), n, seed, "dataset")]
-            batch = _padded(items) if collate_fn is None else _collated(items, collate_fn)
+            batch = padded(items) if collate_fn is None else _collated(items, collate_fn)
         return cls(_model_inputs(batch, len(items), max_length), held_out, source)
 
     @classmethod
@@ -176,7 +184,7 @@ class ProbeSet:
                     break
         if not rows:
             raise InputError("the dataloader gave no batch: pass one that holds examples.")
-        return cls(_padded(rows[:n]), held_out, "dataloader")
+        return cls(padded(rows[:n]), held_out, "dataloader")
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, held_out: bool = True) -> ProbeSet:
@@ -210,13 +218,13 @@ def tokenized(texts: Sequence[str], tokenizer: Any, max_length: int) -> dict[str
     Raises:
         InputError: When a text has no token.
     """
-    with _unchanged(tokenizer):
+    with unchanged(tokenizer):
         encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     ids = [torch.as_tensor(row)[:max_length] for row in encoded]
     empty = sum(len(row) == 0 for row in ids)
     if empty:
         raise InputError(f"{empty} of {len(ids)} probe texts have no token: drop empty texts.")
-    return _padded([{"input_ids": row} for row in ids])
+    return padded([{"input_ids": row} for row in ids])
 
 
 def is_map_style(dataset: Any) -> bool:
@@ -234,11 +242,11 @@ def _collated(items: list[Any], collate_fn: Collate) -> Any:
         return collate_fn(items)
     except (TypeError, ValueError, RuntimeError):
         singles = [_model_inputs(collate_fn([item]), 1, sys.maxsize) for item in items]
-        return _padded([{name: value[0] for name, value in one.items()} for one in singles])
+        return padded([{name: value[0] for name, value in one.items()} for one in singles])
 
 
 @contextmanager
-def _unchanged(tokenizer: Any) -> Iterator[None]:
+def unchanged(tokenizer: Any) -> Iterator[None]:
     """A fast tokenizer keeps the truncation of its latest call, and is saved with it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -279,7 +287,7 @@ def _choose(available: int, n: int, seed: int, what: str) -> list[int]:
     return random.Random(seed).sample(range(available), min(n, available))
 
 
-def _padded(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+def padded(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     """Stack rows of unequal length, zeros on the right, with an attention mask where none is."""
     if not all(isinstance(item, Mapping) for item in items):
         raise InputError(
