@@ -26,6 +26,7 @@ from sigma_monitor.options import (
     detector_options,
     generation_options,
     reference_and_kind,
+    stop_limits,
 )
 from sigma_monitor.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
@@ -88,8 +89,11 @@ class SigmaMonitor:
         embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)`, instead of `layers`.
         stop_on_collapse: True: `should_stop` is set on COLLAPSED, and after three checks in a row
             at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of
-            effective rank to its baseline, and sets it. False: alerts only. A collapse while
-            held-out loss is better than at baseline does not stop.
+            effective rank to its baseline, and sets it. A mapping: limits of functionals set it
+            instead of COLLAPSED, `{"participation_ratio": 0.3, "uncentred/log_det_per_dim": -1.0}`,
+            each a ratio to its baseline (ranks, trace) or a difference in nats (log_det,
+            log_det_per_dim, coding_rate, spectral_entropy), judged with the windows of COLLAPSED.
+            False: alerts only. A fall while held-out loss is better than at baseline does not stop.
         on_resume: What a run that was stopped does when it is resumed: `"continue"`, until it has
             been well and collapses again; `"rearm"`: it stops at the next check that still says
             so; `"stop"`: at once.
@@ -145,7 +149,7 @@ class SigmaMonitor:
         detector: str | Mapping[str, Any] | None = None,
         baseline: Literal["auto", "start", "plateau"] | str | os.PathLike[str] | Reference = "auto",
         embed_fn: EmbedFn | None = None,
-        stop_on_collapse: bool | float = False,
+        stop_on_collapse: bool | float | Mapping[str, float] = False,
         on_resume: OnResume = "continue",
         sinks: Sequence[SinkSpec] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
@@ -154,6 +158,8 @@ class SigmaMonitor:
         enabled: bool = True,
     ) -> None:
         check_choices(functionals, method, channels, relative_ridge)
+        self.limits = stop_limits(stop_on_collapse)
+        limited = [key.removeprefix("uncentred/") for key in self.limits]
         writing_probe = None
         if "generation" in channels:
             options = generation_options(generation)
@@ -161,7 +167,7 @@ class SigmaMonitor:
         self.instrument = Instrument(
             Probe(layers=layers, pooling=pooling, embed_fn=embed_fn, seed=seed),
             probes=probes,
-            functionals=tuple(dict.fromkeys((WATCHED, *functionals))),
+            functionals=tuple(dict.fromkeys((WATCHED, *functionals, *limited))),
             relative_ridge=relative_ridge,
             method=method,
             writing_probe=writing_probe,
@@ -423,6 +429,7 @@ class SigmaMonitor:
             expected_checks=checks,
             expected_writings=writings,
             warmup_steps=self.warmup_steps,
+            limits=self.limits,
             **self.thresholds,
         )
         return RunWatch(layers, options, writes=self.instrument.writing_probe is not None)

@@ -11,7 +11,7 @@ from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.lineage import Reference
 from sigma_monitor.outlet import SinkSpec
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
-from sigma_monitor.watch import LOSS_RULE
+from sigma_monitor.watch import LOSS_RULE, checked_limits
 
 __all__ = [
     "CHANNELS",
@@ -20,6 +20,7 @@ __all__ = [
     "detector_options",
     "generation_options",
     "reference_and_kind",
+    "stop_limits",
 ]
 
 CHANNELS = ("representation", "generation")
@@ -100,7 +101,7 @@ def reference_and_kind(
 
 
 def detector_options(
-    detector: str | Mapping[str, Any] | None, stop_on_collapse: bool | float
+    detector: str | Mapping[str, Any] | None, stop_on_collapse: bool | float | Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
     """Thresholds by channel, as `WatchOptions` takes them.
 
@@ -114,10 +115,10 @@ def detector_options(
     options: dict[str, Any] = (
         {"preset": detector} if isinstance(detector, str) else dict(detector or {})
     )
-    if not isinstance(stop_on_collapse, (bool, int, float)):
+    if not isinstance(stop_on_collapse, (bool, int, float, Mapping)):
         raise InputError(
-            f"stop_on_collapse={stop_on_collapse!r}: pass True, False, or a ratio of effective "
-            "rank to its baseline such as 0.5."
+            f"stop_on_collapse={stop_on_collapse!r}: pass True, False, a ratio of effective rank "
+            'to its baseline such as 0.5, or limits of functionals such as {"stable_rank": 0.3}.'
         )
     foreign = options.keys() & {"baseline", "expected_checks"}
     if foreign:
@@ -126,7 +127,7 @@ def detector_options(
             "baseline= to it, and thresholds only in detector=."
         )
     others = {name: dict(options.pop(name, {})) for name in ("generation", "loss")}
-    if not isinstance(stop_on_collapse, bool):
+    if not isinstance(stop_on_collapse, (bool, Mapping)):
         preset = Thresholds.of(options.get("preset", "default"))
         rule = preset.collapsing_at(float(stop_on_collapse))
         options = {
@@ -137,6 +138,15 @@ def detector_options(
     for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
         Thresholds.of(**thresholds)  # raises on what cannot be used
     return {"representation": options, **others}
+
+
+def stop_limits(stop_on_collapse: Any) -> dict[str, float]:
+    """Limits of single functionals at which the run stops; none unless it is a mapping.
+
+    Raises:
+        InputError: On a limit that cannot be used.
+    """
+    return checked_limits(stop_on_collapse) if isinstance(stop_on_collapse, Mapping) else {}
 
 
 def generation_options(generation: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-from sigma_monitor.alert import Status
 from sigma_monitor.errors import InputError
 from sigma_monitor.watch import RunWatch
 
@@ -16,7 +15,7 @@ _UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count 
 
 
 class StopRule:
-    """One stop for each collapse.
+    """One stop for each collapse, or for each time a limit is reached.
 
     Args:
         wanted: Whether a stop was asked for at all.
@@ -56,12 +55,13 @@ class StopRule:
         if not self.wanted:
             return None
         unmeasured = watch.unmeasured_in_a_row
-        if watch.status is not Status.COLLAPSED and not unmeasured:
+        if not watch.low and not unmeasured:
             self.armed = True
-        due = watch.collapsed or unmeasured >= _UNMEASURED_STOPS
+        reached = watch.reached
+        due = reached is not None or unmeasured >= _UNMEASURED_STOPS
         if not due or not self.armed:
             return None
         self.armed = False
-        if watch.collapsed:
-            return f"COLLAPSED at step {step}"
+        if reached is not None:
+            return f"{reached} at step {step}"
         return f"nothing could be measured in {unmeasured} checks up to step {step}"

@@ -139,6 +139,11 @@ class Detector:
         return _exp(self.log_value - self.baseline.log_value)
 
     @property
+    def moved(self) -> float:
+        """Nats from the baseline to the median that decides, as of the latest check."""
+        return self._rule.finding.moved
+
+    @property
     def off_baseline(self) -> bool:
         """Whether the latest value is off by as much as a trend must be to be told."""
         least = self.thresholds.warning_trend

@@ -2,10 +2,12 @@
 
 `layer` watches the spectra of one layer, `generation` what the model writes, `loss` its held-out
 loss; `channel` makes one status and one episode of several series, and `run` joins the channels.
+`limits` watches what else a run may be stopped for.
 """
 
 from sigma_monitor.watch.layer import FLOOR
+from sigma_monitor.watch.limits import checked_limits
 from sigma_monitor.watch.loss import LOSS_RULE
 from sigma_monitor.watch.run import RunWatch, WatchOptions
 
-__all__ = ["FLOOR", "LOSS_RULE", "RunWatch", "WatchOptions"]
+__all__ = ["FLOOR", "LOSS_RULE", "RunWatch", "WatchOptions", "checked_limits"]

@@ -13,6 +13,7 @@ from sigma_monitor.probing import TokenLosses
 from sigma_monitor.watch.channel import ChannelWatch
 from sigma_monitor.watch.generation import GenerationWatch
 from sigma_monitor.watch.layer import LayerWatch
+from sigma_monitor.watch.limits import LimitWatch
 from sigma_monitor.watch.loss import LOSS_RULE, LossWatch
 from sigma_monitor.writing import Writing
 
@@ -36,6 +37,7 @@ class WatchOptions:
     representation: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)  # by functional; the run stops there
 
 
 class RunWatch:
@@ -76,6 +78,15 @@ class RunWatch:
             else None
         )
         deciding = _LAST if _LAST in self.layers else list(self.layers)[-1]
+        self.limits = LimitWatch(
+            options.limits,
+            layers,
+            deciding=deciding,
+            baseline=options.baseline,
+            expected_checks=options.expected_checks,
+            warmup_steps=options.warmup_steps,
+            thresholds=options.representation,
+        )
         rules = {
             "representation": options.representation,
             "generation": options.generation,
@@ -105,6 +116,21 @@ class RunWatch:
         )
 
     @property
+    def low(self) -> bool:
+        """Whether a stop that was asked for would be due, were there no loss to excuse it."""
+        return bool(self.limits.fallen) if self.limits else self.status is Status.COLLAPSED
+
+    @property
+    def reached(self) -> str | None:
+        """What a stop that was asked for is due to, in words; None when none is.
+
+        Limits take the place of COLLAPSED, and the same excuse holds for them.
+        """
+        if self.limits:
+            return self.limits.reached(lambda layer: self.loss.judgement(layer) == "better")
+        return "COLLAPSED" if self.collapsed else None
+
+    @property
     def unmeasured_in_a_row(self) -> int:
         """Checks in a row in which some layer had nothing to measure."""
         return max(layer.unmeasured_in_a_row for layer in self.layers.values())
@@ -119,8 +145,10 @@ class RunWatch:
     def excursion(self) -> bool:
         """Whether the latest check of some layer was off its baseline.
 
-        False once the run is COLLAPSED: nothing worse is left to confirm.
+        False once the run is COLLAPSED, or at its limit: nothing worse is left to confirm.
         """
+        if self.limits.falling:
+            return True
         if self.status is Status.COLLAPSED:
             return False
         return any(layer.level.off_baseline for layer in self.layers.values())
@@ -152,6 +180,7 @@ class RunWatch:
             for name, layer in self.layers.items()
             for event in layer.update(step, measured[name])
         ]
+        self.limits.update(step, measured)
         if self.generation is not None and writing is not None:
             if self.generation.of_another_encoder(writing):
                 self.generation.begin_anew(step, writing)
@@ -185,6 +214,7 @@ class RunWatch:
         """What comes next is the reference, in every channel."""
         for layer in self.layers.values():
             layer.rebaseline()
+        self.limits.rebaseline()
         self.loss.rebaseline()
         if self.generation is not None:
             self.generation.rebaseline()
@@ -200,6 +230,7 @@ class RunWatch:
         """Go on in windows that suit a run of so many checks, and so many with writing."""
         for layer in self.layers.values():
             layer.expect(checks)
+        self.limits.expect(checks)
         self.loss.expect(checks)
         if self.generation is not None:
             self.generation.expect(writings)
@@ -209,6 +240,7 @@ class RunWatch:
         layers = {name: layer.baselines() for name, layer in self.layers.items()}
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
+            "limits": self.limits.baselines(),
             "loss": self.loss.baselines(),
             "generation": None if self.generation is None else self.generation.baselines(),
         }
@@ -219,6 +251,7 @@ class RunWatch:
         generation = self.generation
         return {
             "layers": {name: found for name, found in layers.items() if found is not None},
+            "limits": self.limits.latest_as_baselines(),
             "loss": self.loss.latest_as_baselines(),
             "generation": None if generation is None else generation.latest_as_baselines(),
         }
@@ -231,6 +264,7 @@ class RunWatch:
         """
         for name, layer in self.layers.items():
             layer.adopt(reference["layers"][name])
+        self.limits.adopt(reference.get("limits", {}))
         self.loss.adopt(reference["loss"])
         if self.generation is not None and reference["generation"] is not None:
             self.generation.adopt(reference["generation"])
@@ -242,6 +276,7 @@ class RunWatch:
                 self.layers
             ),  # the last one decides, and JSON is written with sorted keys
             "layers": {name: layer.state_dict() for name, layer in self.layers.items()},
+            "limits": self.limits.state_dict(),
             "loss": self.loss.state_dict(),
             "generation": None if self.generation is None else self.generation.state_dict(),
             "channels": {name: c.state_dict() for name, c in self._channels.items()},
@@ -251,6 +286,7 @@ class RunWatch:
         """Go on from `state_dict()`."""
         for name, layer in self.layers.items():
             layer.load_state_dict(state["layers"][name])
+        self.limits.load_state_dict(state.get("limits", {}))
         self.loss.load_state_dict(state["loss"])
         if self.generation is not None and state["generation"] is not None:
             self.generation.load_state_dict(state["generation"])

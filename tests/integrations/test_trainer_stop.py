@@ -58,6 +58,18 @@ def test_a_collapse_stops_the_run_at_its_check(stop: bool | float, tmp_path: Pat
     assert sigma_entries(trainer.state.log_history) == expected_metrics(tmp_path)
 
 
+def test_a_limit_of_another_functional_stops_the_run(tmp_path: Path) -> None:
+    callback = eager(stop_on_collapse={"uncentred/stable_rank": 0.01, "uncentred/trace": 0.3}, **START)
+    trainer = run(tmp_path, Flatten(ONSET), callback)
+    record = record_of(tmp_path)
+    stopped = record.alerts[-1]
+    assert trainer.state.global_step == stopped["step"] == record.snapshots[-1].step < 30
+    assert "uncentred/stable_rank" in record.snapshots[-1].layers["last"]
+    assert callback.monitor.stop_reason is not None
+    assert callback.monitor.stop_reason.startswith("uncentred/trace at layer last 0.")
+    assert callback.monitor.stop_reason in stopped["text"]
+
+
 @pytest.mark.parametrize("stop", [False, 0.05])
 def test_a_run_that_was_not_to_stop_goes_on(stop: bool | float, tmp_path: Path) -> None:
     callback = eager(stop_on_collapse=stop, **START)

@@ -561,7 +561,7 @@ def test_another_run_is_compared_with_the_end_of_this_one():
 
 def test_before_a_baseline_there_is_nothing_to_compare_with():
     series = Series(writes=True, baseline="plateau")
-    empty = {"layers": {}, "loss": {}, "generation": None}
+    empty = {"layers": {}, "limits": {}, "loss": {}, "generation": None}
     assert series.watch.baselines() == series.watch.latest_as_baselines() == empty
     series.go(3, text=writing())
     assert series.watch.baselines()["layers"] == {}
