@@ -12,7 +12,7 @@ __all__ = ["Alert", "AlertKind", "Channel", "Severity", "Side", "Status"]
 
 Severity = Literal["info", "warn", "error"]
 Side = Literal["contraction", "expansion"]
-Channel = Literal["representation", "generation", "loss"]
+Channel = Literal["representation", "generation", "loss", "observed"]
 AlertKind = Literal[
     "BASELINE",
     "WARNING",
@@ -48,9 +48,9 @@ class Alert:
     kind: AlertKind
     severity: Severity
     step: int  # training step of the check
-    check: int  # number of the check, from 1
+    check: int  # number of the check, or of the observation of these rows, from 1
     channel: Channel = "representation"
-    layer: str | None = None  # where it began
+    layer: str | None = None  # where it began; of observed rows their name
     affected: tuple[str, ...] = ()  # of several layers or series: those that moved, earliest first
     functional: str | None = None  # key in the snapshot, such as "effective_rank"
     convention: str | None = None  # "centred token rows", "uncentred mean-pooled rows", ...

@@ -66,6 +66,7 @@ class Cadence:
         self._training_seconds = 0.0
         self._training_steps = 0
         self._check_seconds = 0.0
+        self._beside_seconds = 0.0  # of what is measured beside the checks
         self._step_seconds = 0.0  # of the latest steps
         self._costs: list[float] = []  # of the latest checks
         self._extra = 0.0  # seconds a check that some have beside the usual cost, spread over all
@@ -91,9 +92,16 @@ class Cadence:
 
         None before any training time was seen.
         """
-        checks = self._check_seconds + seconds
-        training = self._training_seconds
-        return checks / (training + checks) if training > 0 else None
+        return self._share(seconds, self._training_seconds)
+
+    def overhead_between(self, seconds: float) -> float | None:
+        """The same between two checks, after `seconds` of measuring that `spend` does not know."""
+        running = 0.0 if self._clock is None else time.perf_counter() - self._clock - seconds
+        return self._share(seconds, self._training_seconds + max(0.0, running))
+
+    def _share(self, seconds: float, training: float) -> float | None:
+        measuring = self._check_seconds + self._beside_seconds + seconds
+        return measuring / (training + measuring) if training > 0 else None
 
     @property
     def expected_checks(self) -> int | None:
@@ -213,6 +221,19 @@ class Cadence:
             self._early += 1
             self._early_in_a_row += 1
 
+    def spend(self, step: int, seconds: float) -> None:
+        """Count `seconds` that were spent at `step` just now, beside the checks.
+
+        They are in the overhead that is shown, and neither training time nor paid by the budget.
+        """
+        self._beside_seconds += seconds
+        if self._clock is None:
+            self.go_on(step)
+            return
+        self._clock += seconds
+        if self.last_step is None:  # without checks nothing else counts the training time
+            self.begin(step)
+
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""
         self._clock, self._clock_step = time.perf_counter(), step
@@ -285,6 +306,7 @@ class Cadence:
             "training_seconds": self._training_seconds,
             "training_steps": self._training_steps,
             "check_seconds": self._check_seconds,
+            "beside_seconds": self._beside_seconds,
             "step_seconds": self._step_seconds,
             "costs": list(self._costs),
             "extra": self._extra,
@@ -303,6 +325,7 @@ class Cadence:
         self._training_seconds = float(state["training_seconds"])
         self._training_steps = int(state["training_steps"])
         self._check_seconds = float(state["check_seconds"])
+        self._beside_seconds = float(state["beside_seconds"])
         self._step_seconds = float(state["step_seconds"])
         self._costs = [float(cost) for cost in state["costs"]]
         self._extra = float(state["extra"])

@@ -83,6 +83,7 @@ def measure(
     relative_ridge: float,
     methods: Mapping[str, Method],
     previous: Measured | None = None,
+    sampling: bool = True,
 ) -> Measured:
     """Centred and uncentred spectrum of the rows, and the uncentred one of mean-pooled rows.
 
@@ -93,6 +94,7 @@ def measure(
         methods: By spectrum, `"centred"`, `"uncentred"`, `"pooled"`; `"auto"` when missing.
         previous: Of the same layer at the check before: randomised spectra of as many rows reuse
             its leading directions and test vectors.
+        sampling: Whether to estimate the error of the finite number of examples.
     """
     size, limit = len(rows.embeddings), min(rows.pooled.shape)
     if not bool(rows.finite.all()):
@@ -112,17 +114,18 @@ def measure(
             relative_ridge=relative_ridge,
             method=method,
             groups=groups,
+            sampling=sampling,
             previous=before if follows else None,
         )
 
     gram = _gram(rows.embeddings)
-    pooled_gram = gram if rows.pooled is rows.embeddings else _gram(rows.pooled)
     try:
         spectra = {
             CENTRED: spectrum(CENTRED, gram, rows.groups),
             UNCENTRED: spectrum(UNCENTRED, gram, rows.groups),
-            POOLED: spectrum(POOLED, pooled_gram),
         }
+        one_each = rows.pooled is rows.embeddings  # then the same spectrum
+        spectra[POOLED] = spectra[UNCENTRED] if one_each else spectrum(POOLED, _gram(rows.pooled))
     except ZeroTraceError:
         return Measured({}, {}, size, limit, unmeasured=-math.inf)
     estimates = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from sigma_monitor.alert import Alert, Status
 from sigma_monitor.cadence import Cadence
@@ -20,6 +20,7 @@ from sigma_monitor.estimate import Estimate
 from sigma_monitor.instrument import Check, Instrument, synchronise
 from sigma_monitor.lineage import BEGINNING, END, Reference
 from sigma_monitor.measure import Measured
+from sigma_monitor.observing import Observer, ObserverOptions
 from sigma_monitor.options import (
     check_choices,
     chosen_sinks,
@@ -34,7 +35,7 @@ from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.snapshot import TURNED, WATCHED, Snapshot
+from sigma_monitor.snapshot import TURNED, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
@@ -47,7 +48,7 @@ _logger = logging.getLogger("sigma_monitor")
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
 _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
 _MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
-_STATE_VERSION = 3
+_STATE_VERSION = 4
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _QUOTES = 3  # texts in an alert
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
@@ -109,7 +110,7 @@ class SigmaMonitor:
         probes: The probe set.
         instrument: What measures the model.
         cadence: When a check is due.
-        status: The worst status over layers and channels.
+        status: The worst status over layers, channels and observed rows.
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
         failures: Checks that raised.
         revision: Grows whenever `state_dict()` changes in `step`.
@@ -204,9 +205,25 @@ class SigmaMonitor:
         self._fingerprint: str | None = None  # of the baseline
         self._quotes_failed = False
         self._resuming = False  # from a loaded state, at a step that is not known yet
+        self._observer = self._new_observer()
         self.cadence.reset()
         self.instrument.reset()
         self._release_sinks()
+
+    def _new_observer(self) -> Observer:
+        probe = self.instrument.probe
+        layers = [probe.layers] if isinstance(probe.layers, (str, int)) else probe.layers
+        options = ObserverOptions(
+            functionals=self.instrument.functionals,
+            relative_ridge=self.instrument.relative_ridge,
+            method=self.instrument.method,
+            thresholds=self.thresholds["representation"],
+            limits=self.limits,
+            stops=self.stop_on_collapse is not False,
+            on_resume=self.on_resume,
+            layers=["last"] if probe.embed_fn is not None else [str(layer) for layer in layers],
+        )
+        return Observer(options, self.cadence, lambda: self._outlet)
 
     @property
     def probes(self) -> ProbeSet | None:
@@ -273,6 +290,68 @@ class SigmaMonitor:
         self._finish(step, started)
         return snapshot
 
+    def observe(self, name: str, embeddings: Tensor, step: int) -> Observation | None:
+        """Measure and watch rows that you have at hand: a codebook, a table, a projector's output.
+
+        They get a baseline, a status and alerts of their own by the thresholds of the
+        representation; a collapse of theirs joins `status`, and sets `should_stop` where
+        `stop_on_collapse` was asked for. Centred and uncentred rank are watched both: rows that
+        come to point one way keep their centred spectrum. No probe set is needed.
+
+        Measured is whatever comes, whenever it comes: the budget spaces the checks of the model
+        alone, and the seconds spent here are in the overhead that is shown. Pass about as many rows
+        each time, at best of the same examples.
+
+        Never raises, also on a bad name: a failure is reported once, counted in
+        `observation_failures`, and kept in the record; after three in a row the name is observed no
+        longer.
+
+        Args:
+            name: Of the rows, in metrics `sigma/<name>/...`: letters, digits, _ and -.
+            embeddings: (n, m), or (examples, tokens, m), of a floating type; read without gradients
+                and left as they are.
+            step: Optimiser steps so far, as in `step`; one that was seen under this name is not
+                measured again. In a run of several processes all of them must call, and follow the
+                first one's rows.
+
+        Returns:
+            What was measured; None when that failed, or the step was seen.
+        """
+        if not self.enabled:
+            return None
+        if self._resuming:
+            self.go_on(step)
+        observer, revision = self._observer, self._observer.revision
+        observation = observer.observe(
+            name,
+            embeddings,
+            step,
+            baseline=self._observed_baseline,
+            warmup_steps=self.warmup_steps,
+        )
+        self._join_status()
+        if observer.stop_reason is not None:
+            self.should_stop, self.stop_reason = True, observer.stop_reason
+        self.revision += observer.revision - revision
+        return observation
+
+    @property
+    def observation_failures(self) -> int:
+        """Calls of `observe` that failed."""
+        return self._observer.failures
+
+    @property
+    def _observed_baseline(self) -> Literal["start", "plateau"]:
+        """As asked for, or that of the model where it was checked before."""
+        if self.baseline_kind != "auto":
+            return self.baseline_kind
+        watched = [] if self._watch is None else list(self._watch.layers.values())
+        return "start" if watched and watched[0].level.kind == "start" else "plateau"
+
+    def _join_status(self) -> None:
+        """The worst of the checks and of what is observed."""
+        self.status = self._observer.joined(None if self._watch is None else self._watch.status)
+
     def go_on(self, step: int) -> None:
         """Note at which step a loaded run is resumed, where that is before the first `step()`."""
         self._resuming = False
@@ -294,7 +373,11 @@ class SigmaMonitor:
             if present["layers"].keys() == self._watch.layers.keys():
                 self.note(END, fingerprint=self._fingerprint, baselines=present)
         lost = self._open_outlet.lost
-        self.note("closed", checks=self.checks, failures=self.failures, lost=lost)
+        observed = {
+            "observations": self._observer.observations,
+            "observation_failures": self._observer.failures,
+        }
+        self.note("closed", checks=self.checks, failures=self.failures, lost=lost, **observed)
         self._release_sinks()
 
     def _release_sinks(self) -> None:
@@ -337,7 +420,7 @@ class SigmaMonitor:
         self.checks += 1
         assert self._watch is not None
         alerts = self._watch.update(step, check.measured, check.losses, check.writing)
-        self.status = self._watch.status
+        self._join_status()
         if any(alert.kind == "BASELINE" for alert in alerts):
             self._note_baseline()
         alerts += self._stop_alerts(step)
@@ -442,15 +525,16 @@ class SigmaMonitor:
         return checks, None if checks is None else max(1, checks // every)
 
     def rebaseline(self) -> None:
-        """Take the next check as the reference of every channel, and end any episode untold.
+        """Take what comes next as the reference of every channel and of all observed rows.
+
+        Any episode ends untold.
 
         For a change of the training that is meant; it is never done by itself.
         """
-        if self._watch is None:
-            return
         for watch in self._watches:
             watch.rebaseline()
-        self.status = self._watch.status
+        self._observer.rebaseline()
+        self._join_status()
         self.revision += 1
 
     def bridge(self, offset: float, layer: str = "last") -> None:
@@ -682,6 +766,7 @@ class SigmaMonitor:
             "has_baseline": self._has_baseline,
             "instrument": self.instrument.state_dict(),
             "cadence": self.cadence.state_dict(),
+            "observer": self._observer.state_dict(),
             "watch": None if self._watch is None else self._watch.state_dict(),
             "smaller": None if self._smaller is None else self._smaller.state_dict(),
         }
@@ -729,7 +814,8 @@ class SigmaMonitor:
             self.failures = int(state["failures"])
             self._has_baseline = bool(state["has_baseline"])
             self._fingerprint = state["fingerprint"]
-            self._resuming = self.cadence.last_step is not None
+            self._observer.load_state_dict(state["observer"])
+            self._resuming = self.cadence.last_step is not None or bool(self._observer.observations)
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
             self.reset()
             raise RecordError(

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from sigma_monitor.alert import Alert
 from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks import ConsoleSink, Isolated, JsonlSink, Sink, WandbAlertSink
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import Observation, Snapshot
 
 __all__ = ["RECORD", "Outlet", "SinkSpec"]
 
@@ -44,6 +44,13 @@ class Outlet:
         """A check: to each sink its snapshot, and then what it raised."""
         for sink in self._sinks:
             sink.log(snapshot)
+            for alert in alerts:
+                sink.alert(alert)
+
+    def observe(self, observation: Observation, alerts: Sequence[Alert]) -> None:
+        """Rows that were observed, likewise."""
+        for sink in self._sinks:
+            sink.observe(observation)
             for alert in alerts:
                 sink.alert(alert)
 

@@ -1,4 +1,4 @@
-"""The frozen record of one check. Metric names live here and nowhere else."""
+"""The frozen record of one check, or of rows observed. Metric names live here and nowhere else."""
 
 from __future__ import annotations
 
@@ -12,17 +12,42 @@ from sigma_monitor.alert import Status
 from sigma_monitor.errors import RecordError
 from sigma_monitor.estimate import Estimate, jsonable
 
-__all__ = ["ENTROPY", "FLOORED", "SCHEMA", "TEXT_RANK", "TURNED", "WATCHED", "Snapshot"]
+__all__ = [
+    "ENTROPY",
+    "FLOORED",
+    "RESERVED",
+    "SCHEMA",
+    "TEXT_RANK",
+    "TURNED",
+    "UNCENTRED_RANK",
+    "WATCHED",
+    "Observation",
+    "Snapshot",
+    "metric_name",
+]
 
 SCHEMA = 2
 
 # Keys of a layer: the series of the relative rule, and that of the absolute floor.
 WATCHED = "effective_rank"
 FLOORED = "pooled/uncentred/effective_rank"
+UNCENTRED_RANK = "uncentred/effective_rank"
 TURNED = "subspace_drift"  # of the leading directions from those at the baseline
 # Keys of what the model wrote: the two series that are watched.
 TEXT_RANK = "effective_rank"
 ENTROPY = "output_entropy"
+
+# Below `sigma/`, beside layers and what else is observed.
+RESERVED = (
+    "alert",
+    "check_seconds",
+    "finite",
+    "generation",
+    "loss",
+    "overhead",
+    "ratio",
+    "status",
+)
 
 # W&B takes no dots in names (a module's dotted name has them), MLflow no brackets.
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_/-]")
@@ -59,7 +84,7 @@ class Snapshot:
         """Flat `sigma/...` names to finite floats, as every logger gets them."""
         flat: dict[str, float] = {}
         for layer, estimates in self.layers.items():
-            prefix = f"sigma/{_UNUSUAL.sub('_', layer)}"
+            prefix = f"sigma/{metric_name(layer)}"
             _add_estimates(flat, prefix, estimates)
             if layer in self.ratios:
                 flat[f"{prefix}/ratio"] = self.ratios[layer]
@@ -74,7 +99,7 @@ class Snapshot:
             flat["sigma/loss"] = self.loss
         if self.overhead is not None:
             flat["sigma/overhead"] = self.overhead
-        return {name: float(value) for name, value in flat.items() if math.isfinite(value)}
+        return _finite(flat)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready builtins; infinities and NaN become strings."""
@@ -120,6 +145,88 @@ class Snapshot:
             raise RecordError(
                 f"not a snapshot of schema {SCHEMA}: {type(error).__name__}: {error}"
             ) from error
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was measured of rows that the user handed to the monitor.
+
+    Keys of `estimates` are those of a layer in a `Snapshot`; `pooled/...` only where the rows came
+    as (examples, tokens, features).
+    """
+
+    name: str
+    step: int  # training step
+    number: int  # of the observations of this name, from 1
+    time: float  # seconds since the epoch, UTC
+    status: Status  # of these rows alone
+    estimates: Mapping[str, Estimate]  # empty: there was nothing to measure
+    ratio: float | None  # effective rank over its baseline, the lower of centred and uncentred
+    alerted: bool  # an alert of severity warn or error was raised
+    rows: int
+    features: int
+    seconds: float  # wall time of this observation
+    overhead: float | None  # share of the run's wall time spent in checks and observations so far
+    conventions: Mapping[str, Any] = field(default_factory=dict)  # ridge, method
+    schema: int = SCHEMA
+
+    def metrics(self) -> dict[str, float]:
+        """Flat `sigma/<name>/...` names to finite floats, and `sigma/overhead`."""
+        prefix = f"sigma/{self.name}"
+        flat: dict[str, float] = {}
+        _add_estimates(flat, prefix, self.estimates)
+        if self.ratio is not None:
+            flat[f"{prefix}/ratio"] = self.ratio
+        flat[f"{prefix}/status"] = float(self.status)
+        flat[f"{prefix}/alert"] = float(self.alerted)
+        flat[f"{prefix}/seconds"] = self.seconds
+        if self.overhead is not None:
+            flat["sigma/overhead"] = self.overhead
+        return _finite(flat)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready builtins; infinities and NaN become strings."""
+        body = dict(self.__dict__)
+        body["status"] = self.status.name
+        body["estimates"] = {key: _pack(estimate) for key, estimate in self.estimates.items()}
+        body["ratio"] = None if self.ratio is None else jsonable(self.ratio)
+        body["conventions"] = dict(self.conventions)
+        return body
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Observation:
+        """The inverse of `to_dict`.
+
+        Raises:
+            RecordError: On another schema version or a missing or malformed field.
+        """
+        if body.get("schema") != SCHEMA:
+            raise RecordError(
+                f"observation schema {body.get('schema')!r}: this version reads schema {SCHEMA}. "
+                "Read the record with the version of sigma-monitor that wrote it."
+            )
+        try:
+            fields = dict(body)
+            fields["step"] = int(fields["step"])
+            fields["status"] = Status[fields["status"]]
+            fields["estimates"] = {
+                key: _unpack(packed) for key, packed in fields["estimates"].items()
+            }
+            fields["ratio"] = None if fields["ratio"] is None else float(fields["ratio"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"not an observation of schema {SCHEMA}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def metric_name(name: str) -> str:
+    """`name` as it stands between slashes in a metric, for every logger to take."""
+    return _UNUSUAL.sub("_", name)
+
+
+def _finite(flat: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in flat.items() if math.isfinite(value)}
 
 
 def _add_estimates(flat: dict[str, float], prefix: str, estimates: Mapping[str, Estimate]) -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias, get_args
 
 from sigma_monitor.errors import InputError
-from sigma_monitor.watch import RunWatch
 
-__all__ = ["OnResume", "StopRule"]
+__all__ = ["OnResume", "StopRule", "Watched"]
 
 OnResume: TypeAlias = Literal["continue", "rearm", "stop"]
 
 _UNMEASURED_STOPS = 3  # checks in a row without anything to measure that count as collapse
+
+
+class Watched(Protocol):
+    """What a stop is decided by: the layers and channels of a run, or rows that are observed."""
+
+    @property
+    def low(self) -> bool:
+        """Whether a stop would be due, were there nothing to excuse it."""
+
+    @property
+    def reached(self) -> str | None:
+        """What a stop is due to, in words; None when none is."""
+
+    @property
+    def unmeasured_in_a_row(self) -> int:
+        """Checks in a row that had nothing to measure."""
 
 
 class StopRule:
@@ -47,7 +62,7 @@ class StopRule:
         self.armed = armed or self.on_resume == "rearm"
         return self.wanted and stopped and self.on_resume == "stop"
 
-    def reason(self, step: int, watch: RunWatch) -> str | None:
+    def reason(self, step: int, watch: Watched) -> str | None:
         """Why the run is to stop at this check; None when it is not.
 
         A collapse that held-out loss excuses does not stop, and does not arm again either.

@@ -21,7 +21,7 @@ HOUSE = [
     {"demo", "analysis", "replay"},
     {"integrations"},
     {"monitor"},
-    {"options"},
+    {"options", "observing"},
     {"stop"},
     {"instrument", "watch"},
     {"cadence", "lineage", "measure", "outlet", "writing"},

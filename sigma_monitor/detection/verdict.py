@@ -48,6 +48,8 @@ def verdict_on(alert: Alert, evidence: Evidence) -> Verdict:
         return Verdict(severity, f"{move}: no loss can excuse that")
     if alert.channel == "loss":
         return Verdict(severity, f"{move} from its best")
+    if alert.channel == "observed":
+        return Verdict(severity, f"{move}; the spectrum alone decides")
     if evidence.loss == "better":
         return Verdict("info", f"{move} while held-out loss improves: no sign of harm")
     known = {
@@ -68,5 +70,6 @@ def _move(alert: Alert) -> str:
             "grows more varied" if alert.side == "expansion" else "loses diversity"
         )
     if alert.floor is not None:
-        return "all texts point one way"
+        rows = "rows" if alert.channel == "observed" else "texts"
+        return f"all {rows} point one way"
     return "expanding" if alert.side == "expansion" else "contracting"

@@ -34,6 +34,15 @@ _LOSS_TITLES: dict[AlertKind, str] = {
     "NONFINITE": "sigma: held-out loss is not finite",
 }
 
+_OBSERVED_TITLES: dict[AlertKind, str] = {
+    "WARNING": "sigma: observed rows are contracting",
+    "COLLAPSED": "sigma: observed rows have collapsed",
+    "RECOVERED": "sigma: observed rows have recovered",
+    "NONFINITE": "sigma: observed rows are not finite",
+    "VANISHED": "sigma: observed rows have vanished",
+}
+_OBSERVED_EXPANSION_TITLE = "sigma: observed rows are expanding"
+
 _ADVICE: dict[AlertKind, str] = {
     "WARNING": (
         "Look at held-out loss and learning rate around the onset. A narrow-domain fine-tune can "
@@ -72,6 +81,15 @@ _LOSS_ADVICE = (
     "Go back to the best checkpoint; look at learning rate, data and memorisation since the onset. "
     "A new data mixture or a learning-rate warm-up can raise it for a while."
 )
+_OBSERVED_ADVICE = (
+    "Look at the objective that these rows serve: one that nothing holds apart (no negatives, dead "
+    "codes, a strong pull to the mean) can be perfect while they collapse. Then at the learning "
+    "rate around the onset."
+)
+_OBSERVED_EXPANSION_ADVICE = (
+    "Rows that spread over more directions are seldom a harm by themselves: look at what changed "
+    "in data, objective or schedule around the onset."
+)
 
 
 def worded(
@@ -89,7 +107,8 @@ def worded(
         start_loss: Held-out loss at baseline.
         quotes: Texts to show at the end.
     """
-    parts = [f"{alert.kind} at step {alert.step} (check {alert.check})."]
+    unit = "observation" if alert.channel == "observed" else "check"
+    parts = [f"{alert.kind} at step {alert.step} ({unit} {alert.check})."]
     if alert.reminder:
         parts.append("It goes on.")
     parts.append(_finding(alert))
@@ -110,6 +129,9 @@ def _title(alert: Alert) -> str:
     expands = alert.side == "expansion" and alert.kind == "WARNING"
     if alert.channel == "loss":
         return _LOSS_TITLES.get(alert.kind, _TITLES[alert.kind])
+    if alert.channel == "observed":
+        found = _OBSERVED_TITLES.get(alert.kind, _TITLES[alert.kind])
+        return _OBSERVED_EXPANSION_TITLE if expands else found
     if alert.channel == "generation":
         found = _GENERATION_TITLES.get(alert.kind, _TITLES[alert.kind])
         return _GENERATION_EXPANSION_TITLE if expands else found
@@ -122,13 +144,25 @@ def _advice(alert: Alert) -> str:
             return _LOSS_ADVICE
         if alert.channel == "generation":
             return _GENERATION_ADVICE
+        if alert.channel == "observed":
+            expands = alert.side == "expansion" and alert.kind == "WARNING"
+            return _OBSERVED_EXPANSION_ADVICE if expands else _OBSERVED_ADVICE
         if alert.side == "expansion" and alert.kind == "WARNING":
             return _EXPANSION_ADVICE
+    if alert.channel == "observed" and alert.kind == "VANISHED":
+        return _OBSERVED_ADVICE
     return _ADVICE.get(alert.kind, "")
 
 
 def _finding(alert: Alert) -> str:
-    where = "the model" if alert.layer is None else f"layer {alert.layer}"
+    if alert.channel == "observed":
+        found = {
+            "NONFINITE": f"The rows observed as {alert.layer} hold NaN or infinity.",
+            "VANISHED": f"The rows observed as {alert.layer} are all equal: no spectrum is left.",
+        }.get(alert.kind)
+        if found is not None:
+            return found
+    where = "the model" if alert.layer is None else _place(alert)
     if alert.kind == "NONFINITE" and alert.channel == "loss":
         return "Held-out loss is NaN or infinite, though probe embeddings are finite."
     if alert.kind == "NONFINITE" and alert.layer is None and alert.functional is not None:
@@ -153,10 +187,15 @@ def _finding(alert: Alert) -> str:
         name = "best" if alert.channel == "loss" else "baseline"
         finding += f", median {alert.ratio:.0%} of its {name} {alert.baseline:.3g}"
     if alert.floor is not None and alert.value <= alert.floor:
-        finding += f", at or below the floor of {alert.floor:g}: all texts point one way"
+        rows = "rows" if alert.channel == "observed" else "texts"
+        finding += f", at or below the floor of {alert.floor:g}: all {rows} point one way"
     if alert.onset_step is not None:
         finding += f", {_OFF[alert.side]} since step {alert.onset_step}"
     return finding + "."
+
+
+def _place(alert: Alert) -> str:
+    return f"observed {alert.layer}" if alert.channel == "observed" else f"layer {alert.layer}"
 
 
 _OFF = {"contraction": "low", "expansion": "high", None: "low"}

@@ -26,7 +26,7 @@ __all__ = ["STEP_COLUMNS", "Series", "read_series"]
 
 STEP_COLUMNS = ("step", "global_step", "train/global_step", "_step")  # looked for in this order
 
-_RECORD_TYPES = ("check", "alert", "event")
+_RECORD_TYPES = ("check", "observation", "alert", "event")
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 
 

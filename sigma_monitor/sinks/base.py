@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import Observation, Snapshot
 
 __all__ = ["Isolated", "Sink"]
 
@@ -18,7 +18,11 @@ _FAILURES_ALLOWED = 3
 
 
 class Sink(Protocol):
-    """Receives what the monitor measured and concluded. Any method may raise."""
+    """Receives what the monitor measured and concluded. Any method may raise.
+
+    Two more are called where a sink has them: `observe(observation)` with the `Observation` of
+    rows that the user handed over, and `note(event, details)` with an event of the run.
+    """
 
     def log(self, snapshot: Snapshot) -> None:
         """Take the snapshot of one check."""
@@ -48,6 +52,12 @@ class Isolated:
     def alert(self, alert: Alert) -> None:
         """Deliver an alert, or count it as lost."""
         self._call(self.sink.alert, alert)
+
+    def observe(self, observation: Observation) -> None:
+        """Deliver an observation to a sink that takes them."""
+        observe = getattr(self.sink, "observe", None)
+        if observe is not None:
+            self._call(observe, observation)
 
     def note(self, event: str, details: Mapping[str, Any]) -> None:
         """Deliver an event of the run to a sink that keeps them (the record)."""

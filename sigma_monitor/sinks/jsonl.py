@@ -1,9 +1,10 @@
-"""The durable record: one JSON line per check, per alert and per event of the run.
+"""The durable record: one JSON line per check, observation, alert and event of the run.
 
 A line is written with one call and flushed, so a kill at any byte leaves whole lines and at most
 one torn last line, which the reader recognises. A record that is continued begins a fresh line
 first, and on reading its checks supersede earlier ones at the same and later steps: those of a run
-that was killed and resumed, or of another run that wrote to the same file before.
+that was killed and resumed, or of another run that wrote to the same file before. Observations do
+likewise, each for its name.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import RecordError
-from sigma_monitor.snapshot import SCHEMA, Snapshot
+from sigma_monitor.snapshot import SCHEMA, Observation, Snapshot
 
 __all__ = ["JsonlSink", "Record", "read_record"]
 
@@ -33,6 +34,10 @@ class JsonlSink:
     def log(self, snapshot: Snapshot) -> None:
         """Append a line of type `check`."""
         self._append("check", snapshot.to_dict())
+
+    def observe(self, observation: Observation) -> None:
+        """Append a line of type `observation`."""
+        self._append("observation", observation.to_dict())
 
     def alert(self, alert: Alert) -> None:
         """Append a line of type `alert`."""
@@ -71,6 +76,7 @@ class Record:
     alerts: list[dict[str, Any]]  # likewise
     events: list[dict[str, Any]]
     torn_lines: list[int]  # numbers, from 1, of lines cut by a kill
+    observations: list[Observation] = field(default_factory=list)  # of each name likewise
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
@@ -84,6 +90,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     except OSError as error:
         raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
     snapshots: list[Snapshot] = []
+    observations: list[Observation] = []
     alerts: list[dict[str, Any]] = []
     events, torn = [], []
     for number, line in enumerate(lines, start=1):
@@ -99,8 +106,18 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             snapshot = Snapshot.from_dict(body)
             if snapshots and snapshots[-1].step >= snapshot.step:  # a resumed run repeats itself
                 snapshots = [kept for kept in snapshots if kept.step < snapshot.step]
-                alerts = [kept for kept in alerts if kept.get("step", -1) < snapshot.step]
+                alerts = [a for a in alerts if _is_observed(a) or _is_before(a, snapshot.step)]
             snapshots.append(snapshot)
+        elif kind == "observation":
+            new = Observation.from_dict(body)
+            if any(new.name == old.name and new.step <= old.step for old in observations):
+                observations = [
+                    old for old in observations if old.name != new.name or old.step < new.step
+                ]
+                alerts = [
+                    a for a in alerts if not _is_observed(a, new.name) or _is_before(a, new.step)
+                ]
+            observations.append(new)
         elif kind == "alert":
             alerts.append(body)
         elif kind == "event":
@@ -110,7 +127,16 @@ def read_record(path: str | os.PathLike[str]) -> Record:
                 f"{path}, line {number}: type {kind!r} is unknown. Pass a record written by "
                 f"sigma-monitor, schema {SCHEMA}."
             )
-    return Record(snapshots, alerts, events, torn)
+    return Record(snapshots, alerts, events, torn, observations)
+
+
+def _is_observed(alert: Mapping[str, Any], name: str | None = None) -> bool:
+    """Whether it is about observed rows, of this name."""
+    return alert.get("channel") == "observed" and name in (None, alert.get("layer"))
+
+
+def _is_before(alert: Mapping[str, Any], step: int) -> bool:
+    return bool(alert.get("step", -1) < step)
 
 
 def _ends_torn(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The metrics of every check, to whatever function logs those of the training."""
+"""The metrics of every check and observation, to whatever function logs those of the training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import Observation, Snapshot
 
 __all__ = ["MetricsSink"]
 
 
 class MetricsSink:
-    """Sends the metrics of each check to a function that logs.
+    """Sends the metrics of each check and observation to a function that logs.
 
     Args:
         log: Called as `log({"sigma/...": value}, step=step)`, such as `accelerator.log`. In a run
@@ -29,6 +29,10 @@ class MetricsSink:
     def log(self, snapshot: Snapshot) -> None:
         """One call, at the step of the check."""
         self._log(snapshot.metrics(), step=snapshot.step)
+
+    def observe(self, observation: Observation) -> None:
+        """One call, at the step of the observation."""
+        self._log(observation.metrics(), step=observation.step)
 
     def alert(self, alert: Alert) -> None:
         """Nothing: `sigma/alert` and `sigma/status` are among the metrics."""

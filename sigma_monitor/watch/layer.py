@@ -142,7 +142,7 @@ class LayerWatch:
         self._floor_open |= log_rank >= math.log(rule.floor / rule.recovered)
         if begins and not self._floor_open:
             _logger.warning(
-                "sigma_monitor: the probe texts point one way from the start (layer %s, effective "
+                "sigma_monitor: all rows point one way from the start (layer %s, effective "
                 "rank %.3g of uncentred mean-pooled rows); the floor of %g is watched once it has "
                 "been above",
                 self.layer,

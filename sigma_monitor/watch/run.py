@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sigma_monitor.alert import Alert, Channel, Status
 from sigma_monitor.detection import Evidence, Thresholds
@@ -87,7 +87,7 @@ class RunWatch:
             warmup_steps=options.warmup_steps,
             thresholds=options.representation,
         )
-        rules = {
+        rules: dict[Channel, Mapping[str, Any]] = {
             "representation": options.representation,
             "generation": options.generation,
             "loss": {**LOSS_RULE, **options.loss},
@@ -98,7 +98,7 @@ class RunWatch:
                 Thresholds.of(**rules[name]),
                 deciding=deciding if name == "representation" else None,
             )
-            for name in get_args(Channel)
+            for name in rules
         }
 
     @property

@@ -59,7 +59,9 @@ def test_a_collapse_stops_the_run_at_its_check(stop: bool | float, tmp_path: Pat
 
 
 def test_a_limit_of_another_functional_stops_the_run(tmp_path: Path) -> None:
-    callback = eager(stop_on_collapse={"uncentred/stable_rank": 0.01, "uncentred/trace": 0.3}, **START)
+    callback = eager(
+        stop_on_collapse={"uncentred/stable_rank": 0.01, "uncentred/trace": 0.3}, **START
+    )
     trainer = run(tmp_path, Flatten(ONSET), callback)
     record = record_of(tmp_path)
     stopped = record.alerts[-1]
