@@ -23,6 +23,7 @@ from sigma_monitor.measure import Measured
 from sigma_monitor.observing import Observer, ObserverOptions
 from sigma_monitor.options import (
     check_choices,
+    check_name,
     chosen_sinks,
     detector_options,
     generation_options,
@@ -35,7 +36,7 @@ from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import from_main, is_main
-from sigma_monitor.snapshot import TURNED, WATCHED, Observation, Snapshot
+from sigma_monitor.snapshot import NAME, TURNED, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
@@ -100,7 +101,10 @@ class SigmaMonitor:
             so; `"stop"`: at once.
         sinks: By default `["default"]`: the record below `output_dir`, the console, W&B alerts.
             Others may stand beside it, `["default", MetricsSink(accelerator.log)]`, or replace it.
-        output_dir: Folder of the run; without one there is no record.
+        output_dir: Folder of the run; without one there is no record. A run that begins at step 0
+            renames the record of an older one to `record-1.jsonl`.
+        name: First part of the names of metrics, and folder of the record: another one for each of
+            several monitors of a run.
         include_examples: Quote the probe examples that moved most, and some of what the model
             writes, in alert texts; needs `tokenizer`.
         seed: Of the generators during the probe.
@@ -154,11 +158,13 @@ class SigmaMonitor:
         on_resume: OnResume = "continue",
         sinks: Sequence[SinkSpec] | None = None,
         output_dir: str | os.PathLike[str] | None = None,
+        name: str = NAME,
         include_examples: bool = False,
         seed: int = 0,
         enabled: bool = True,
     ) -> None:
         check_choices(functionals, method, channels, relative_ridge)
+        check_name(name)
         self.limits = stop_limits(stop_on_collapse)
         limited = [key.removeprefix("uncentred/") for key in self.limits]
         writing_probe = None
@@ -184,6 +190,7 @@ class SigmaMonitor:
         self.on_resume = on_resume
         self.sinks = chosen_sinks(sinks)
         self.output_dir = output_dir
+        self.name = name
         self.enabled = enabled
         self._open_outlet: Outlet | None = None
         self.reset()
@@ -208,7 +215,10 @@ class SigmaMonitor:
         self._observer = self._new_observer()
         self.cadence.reset()
         self.instrument.reset()
-        self._release_sinks()
+        if self._open_outlet is not None:
+            self._open_outlet.interrupt()
+            self._open_outlet = None
+        self._afresh = True  # no line of this run has been written, and none was before it
 
     def _new_observer(self) -> Observer:
         probe = self.instrument.probe
@@ -221,6 +231,7 @@ class SigmaMonitor:
             limits=self.limits,
             stops=self.stop_on_collapse is not False,
             on_resume=self.on_resume,
+            monitor=self.name,
             layers=["last"] if probe.embed_fn is not None else [str(layer) for layer in layers],
         )
         return Observer(options, self.cadence, lambda: self._outlet)
@@ -255,6 +266,7 @@ class SigmaMonitor:
         """
         if not self.enabled or self.disabled:
             return None
+        self._afresh &= step in (0, 1)
         if self._resuming:
             self.go_on(step)
         if not self.cadence.due(step):
@@ -283,6 +295,7 @@ class SigmaMonitor:
         """
         if not self.enabled:
             raise InputError("enabled=False: this monitor measures nothing; use step().")
+        self._afresh &= step in (0, 1)
         if self._resuming:
             self.go_on(step)
         started = self._start_clock(model)
@@ -319,6 +332,7 @@ class SigmaMonitor:
         """
         if not self.enabled:
             return None
+        self._afresh &= step in (0, 1)
         if self._resuming:
             self.go_on(step)
         observer, revision = self._observer, self._observer.revision
@@ -378,12 +392,8 @@ class SigmaMonitor:
             "observation_failures": self._observer.failures,
         }
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost, **observed)
-        self._release_sinks()
-
-    def _release_sinks(self) -> None:
-        if self._open_outlet is not None:
-            self._open_outlet.close()
-            self._open_outlet = None
+        self._open_outlet.close()
+        self._open_outlet = None
 
     def _start_clock(self, model: nn.Module) -> float:
         """Time at which a check begins, once the device has done what training gave it."""
@@ -698,6 +708,7 @@ class SigmaMonitor:
             rows=max(m.rows for m in check.measured.values()),
             examples=check.examples,
             fingerprint=check.fingerprint,
+            name=self.name,
             conventions={
                 "pooling": instrument.probe.pooling,
                 "relative_ridge": instrument.relative_ridge,
@@ -750,7 +761,10 @@ class SigmaMonitor:
     def _outlet(self) -> Outlet:
         """The sinks, opened at the first use: the callback learns late where they are to go."""
         if self._open_outlet is None:
-            self._open_outlet = Outlet(self.sinks, self.output_dir)
+            self._open_outlet = Outlet(
+                self.sinks, self.output_dir, name=self.name, afresh=self._afresh
+            )
+            self._afresh = False
         return self._open_outlet
 
     def state_dict(self) -> dict[str, Any]:
@@ -795,6 +809,7 @@ class SigmaMonitor:
                 "with the sigma-monitor that wrote the checkpoint."
             )
         self.reset()
+        self._afresh = False
         try:
             self.cadence.load_state_dict(state["cadence"])
             self.instrument.load_state_dict(state["instrument"])

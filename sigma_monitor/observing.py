@@ -22,7 +22,7 @@ from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.outlet import Outlet
 from sigma_monitor.probing import Rows
 from sigma_monitor.ranks import from_main
-from sigma_monitor.snapshot import FLOORED, RESERVED, Observation, metric_name
+from sigma_monitor.snapshot import FLOORED, NAME, RESERVED, Observation, metric_name
 from sigma_monitor.spectrum import Method
 from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import ObservedWatch
@@ -49,6 +49,7 @@ class ObserverOptions:
     stops: bool  # a stop was asked for
     on_resume: OnResume
     layers: Collection[str] = ()  # names that are taken
+    monitor: str = NAME  # its name
 
     def check_name(self, name: Any) -> None:
         """Raise an `InputError` on a name that cannot stand in a metric, or is taken."""
@@ -59,8 +60,8 @@ class ObserverOptions:
             )
         if name in RESERVED or name in map(metric_name, self.layers):
             raise InputError(
-                f"name={name!r}: the metrics below sigma/{name} are those of the monitor itself; "
-                "pass another name."
+                f"name={name!r}: the metrics below {self.monitor}/{name} are those of the monitor "
+                "itself; pass another name."
             )
 
 
@@ -213,6 +214,7 @@ class Observer:
             features=series.features,
             seconds=seconds,
             overhead=self._cadence.overhead_between(seconds),
+            monitor=options.monitor,
             conventions={
                 "relative_ridge": options.relative_ridge,
                 "method": measured.methods,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from sigma_monitor.watch import LOSS_RULE, checked_limits
 __all__ = [
     "CHANNELS",
     "check_choices",
+    "check_name",
     "chosen_sinks",
     "detector_options",
     "generation_options",
@@ -48,6 +50,18 @@ def check_choices(
         )
     if not 0 < relative_ridge < 1:
         raise InputError(f"relative_ridge={relative_ridge!r}: pass a share such as 1e-3.")
+
+
+def check_name(name: Any) -> None:
+    """Raise an `InputError` on a name that loggers, folders or checkpoints cannot take.
+
+    Args:
+        name: Of the monitor.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f'name={name!r}: pass letters, digits, "_" and "-", such as "student".')
+    if name.startswith(("eval_", "test_")):  # a transformers Trainer takes these for its own
+        raise InputError(f"name={name!r}: pass one that does not begin with {name[:5]!r}.")
 
 
 def chosen_sinks(sinks: Sequence[SinkSpec] | None) -> tuple[SinkSpec, ...]:

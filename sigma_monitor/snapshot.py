@@ -15,6 +15,7 @@ from sigma_monitor.estimate import Estimate, jsonable
 __all__ = [
     "ENTROPY",
     "FLOORED",
+    "NAME",
     "RESERVED",
     "SCHEMA",
     "TEXT_RANK",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 SCHEMA = 2
+NAME = "sigma"  # of a monitor that was given no other
 
 # Keys of a layer: the series of the relative rule, and that of the absolute floor.
 WATCHED = "effective_rank"
@@ -78,27 +80,28 @@ class Snapshot:
     fingerprint: str  # of the probe set and the conventions; others are never compared
     conventions: Mapping[str, Any] = field(default_factory=dict)  # pooling, ridge, method, ...
     generation: Mapping[str, Estimate] = field(default_factory=dict)  # of what the model wrote
+    name: str = NAME  # of the monitor, in front of the names of its metrics
     schema: int = SCHEMA
 
     def metrics(self) -> dict[str, float]:
-        """Flat `sigma/...` names to finite floats, as every logger gets them."""
+        """Flat `<name>/...` names to finite floats, as every logger gets them."""
         flat: dict[str, float] = {}
         for layer, estimates in self.layers.items():
-            prefix = f"sigma/{metric_name(layer)}"
+            prefix = f"{self.name}/{metric_name(layer)}"
             _add_estimates(flat, prefix, estimates)
             if layer in self.ratios:
                 flat[f"{prefix}/ratio"] = self.ratios[layer]
-        _add_estimates(flat, "sigma/generation", self.generation)
+        _add_estimates(flat, f"{self.name}/generation", self.generation)
         if self.ratios:
-            flat["sigma/ratio"] = min(self.ratios.values())
-        flat["sigma/status"] = float(self.status)
-        flat["sigma/alert"] = float(self.alerted)
-        flat["sigma/finite"] = self.finite
-        flat["sigma/check_seconds"] = self.seconds
+            flat[f"{self.name}/ratio"] = min(self.ratios.values())
+        flat[f"{self.name}/status"] = float(self.status)
+        flat[f"{self.name}/alert"] = float(self.alerted)
+        flat[f"{self.name}/finite"] = self.finite
+        flat[f"{self.name}/check_seconds"] = self.seconds
         if self.loss is not None:
-            flat["sigma/loss"] = self.loss
+            flat[f"{self.name}/loss"] = self.loss
         if self.overhead is not None:
-            flat["sigma/overhead"] = self.overhead
+            flat[f"{self.name}/overhead"] = self.overhead
         return _finite(flat)
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,11 +171,12 @@ class Observation:
     seconds: float  # wall time of this observation
     overhead: float | None  # share of the run's wall time spent in checks and observations so far
     conventions: Mapping[str, Any] = field(default_factory=dict)  # ridge, method
+    monitor: str = NAME  # its name, in front of the names of metrics
     schema: int = SCHEMA
 
     def metrics(self) -> dict[str, float]:
-        """Flat `sigma/<name>/...` names to finite floats, and `sigma/overhead`."""
-        prefix = f"sigma/{self.name}"
+        """Flat `<monitor>/<name>/...` names to finite floats, and `<monitor>/overhead`."""
+        prefix = f"{self.monitor}/{self.name}"
         flat: dict[str, float] = {}
         _add_estimates(flat, prefix, self.estimates)
         if self.ratio is not None:
@@ -181,7 +185,7 @@ class Observation:
         flat[f"{prefix}/alert"] = float(self.alerted)
         flat[f"{prefix}/seconds"] = self.seconds
         if self.overhead is not None:
-            flat["sigma/overhead"] = self.overhead
+            flat[f"{self.monitor}/overhead"] = self.overhead
         return _finite(flat)
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from torch import nn
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
 from sigma_monitor.integrations.harmless import harmless
+from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.layers import transformers_models
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.snapshot import NAME, Snapshot
 
 __all__ = ["SigmaLightningCallback"]
 
@@ -78,8 +79,9 @@ class SigmaLightningCallback(_Callback):
         monitor: The `SigmaMonitor`: `status`, `should_stop`, `stop_reason`, `last_snapshot`.
         active: False once something failed for good, or when `enabled=False`.
         undelivered: Checks whose metrics a logger refused, counted for each logger.
-        state_key: Of the checkpoint. Two callbacks of one Trainer must differ in layers, pooling,
-            probes or the name of `embed_fn`.
+        state_key: Of the checkpoint. Two callbacks of one Trainer must differ in `name`, layers,
+            pooling, probes or the name of `embed_fn`; those that do not differ in `name` report as
+            `sigma`, `sigma_2`, ... in the order of the callbacks.
 
     Raises:
         InputError: On an option that cannot be used.
@@ -90,11 +92,13 @@ class SigmaLightningCallback(_Callback):
         self.active = self.monitor.enabled
         self.undelivered = 0
         self._output_dir = self.monitor.output_dir
+        self._name = self.monitor.name
         self._max_steps = self.monitor.cadence.max_steps
         self._chosen_probes = probes
         self._model: nn.Module | None = None  # that is watched, during a run
         self._restored: dict[str, Any] | None = None  # by the checkpoint of this run
-        self._state_key = _state_key(type(self).__qualname__, self.monitor.instrument.probe, probes)
+        kind = type(self).__qualname__ + ("" if self._name == NAME else f":{self._name}")
+        self._state_key = _state_key(kind, self.monitor.instrument.probe, probes)
 
     @property
     def state_key(self) -> str:
@@ -106,10 +110,13 @@ class SigmaLightningCallback(_Callback):
         if stage == "fit":
             self.active = self.monitor.enabled and not trainer.fast_dev_run
             self._restored = None
-            self._reset()
+            self._reset(trainer)
 
     @harmless
-    def _reset(self) -> None:
+    def _reset(self, trainer: Any) -> None:
+        before = trainer.callbacks[: trainer.callbacks.index(self)]
+        watchers = [other for other in before if isinstance(other, SigmaLightningCallback)]
+        self.monitor.name = distinct_name(self._name, [other.monitor.name for other in watchers])
         self.monitor.reset()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -21,12 +21,14 @@ from transformers.trainer_utils import IntervalStrategy
 from sigma_monitor.errors import RecordError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
 from sigma_monitor.integrations.harmless import harmless
+from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.probe_set import is_map_style
 from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks.wandb import bound_alert_retries
+from sigma_monitor.snapshot import NAME
 
 __all__ = ["STATE_KEY", "SigmaCallback"]
 
@@ -46,13 +48,15 @@ class SigmaCallback(TrainerCallback):
     when there is none (`held_out=false` in console and record); checks follow the length of the run
     and take at most 1 % of its time; metrics go wherever the Trainer reports, alerts to the console
     and to a live W&B run, and `output_dir/sigma/record.jsonl` keeps everything. Training is bitwise
-    what it would be without, and resumes with the checkpoint.
+    what it would be without, and resumes with the checkpoint. Several callbacks of one Trainer keep
+    apart by `name=`; the second of a name goes by `sigma_2`, in the order of the callbacks.
 
     Args:
         probes: The probe set; None chooses one from the Trainer's data.
         save_on_stop: Save a checkpoint at the step at which a collapse stops the run.
         **options: Keyword arguments of `SigmaMonitor`, such as `stop_on_collapse=True`. By default
-            `output_dir` is the Trainer's; `max_steps` and `warmup_steps` are the run's.
+            `output_dir` is the Trainer's, or that of the trial; `max_steps` and `warmup_steps` are
+            the run's.
 
     Attributes:
         monitor: The `SigmaMonitor`: `status`, `should_stop`, `stop_reason`, `last_snapshot`.
@@ -71,6 +75,7 @@ class SigmaCallback(TrainerCallback):
         self.active = self.monitor.enabled
         self.undelivered = 0
         self._output_dir = self.monitor.output_dir
+        self._name = self.monitor.name
         self._chosen_probes = probes
         self._trainer: weakref.ref[Trainer] | None = None
         self._saved: dict[str, Any] | None = None
@@ -78,6 +83,12 @@ class SigmaCallback(TrainerCallback):
         self._told_missing = False
         self._metrics: dict[str, float] = {}  # the latest value of each
         self._told_unmeasured = False
+
+    @property
+    def state_key(self) -> str:
+        """Where the state is in the `stateful_callbacks` of a checkpoint."""
+        name = self.monitor.name
+        return STATE_KEY if name == NAME else f"{STATE_KEY}_{name}"
 
     def attach(self, trainer: Trainer) -> None:
         """Take the place in `trainer` from which metrics reach every logger.
@@ -87,6 +98,8 @@ class SigmaCallback(TrainerCallback):
         self._trainer = weakref.ref(trainer)
         handler = trainer.callback_handler
         others = [callback for callback in handler.callbacks if callback is not self]
+        attached = [o for o in others if isinstance(o, SigmaCallback) and o._attached() is trainer]
+        self.monitor.name = distinct_name(self._name, [other.monitor.name for other in attached])
         place = next(
             (i + 1 for i, other in enumerate(others) if isinstance(other, DefaultFlowCallback)), 0
         )
@@ -111,7 +124,7 @@ class SigmaCallback(TrainerCallback):
         if trainer is None or trainer.state is not state:
             self._attach_to_trainer_of(state)
         monitor = self.monitor
-        monitor.output_dir = self._output_dir or args.output_dir
+        monitor.output_dir = self._output_dir or _run_folder(self._attached(), args)
         monitor.probes = self._chosen_probes
         monitor.reset()
         monitor.cadence.max_steps = state.max_steps
@@ -122,7 +135,7 @@ class SigmaCallback(TrainerCallback):
         self._saved, self._saved_revision = None, 0
         if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
-        saved = _kept_states(state).get(STATE_KEY)
+        saved = _kept_states(state).get(self.state_key)
         if saved:
             self._restore(saved, state.global_step)
 
@@ -161,7 +174,7 @@ class SigmaCallback(TrainerCallback):
         """Check when one is due, keep the state for the next checkpoint, stop when asked to."""
         self._check(args, state, control, model)
         if self._saved is not None:
-            _kept_states(state)[STATE_KEY] = self._saved
+            _kept_states(state)[self.state_key] = self._saved
         if self.monitor.should_stop:
             control.should_training_stop = True
             control.should_save |= self.save_on_stop
@@ -180,7 +193,7 @@ class SigmaCallback(TrainerCallback):
         callback is off: the Trainer raises on a metric that is missing.
         """
         wanted = (args.metric_for_best_model or "").removeprefix("eval_")
-        if metrics is None or not wanted.startswith("sigma/"):
+        if metrics is None or not wanted.startswith(f"{self.monitor.name}/"):
             return
         if wanted not in self._metrics and not self._told_unmeasured:
             self._told_unmeasured = True
@@ -288,6 +301,13 @@ class SigmaCallback(TrainerCallback):
             remedy="eval_dataset= to the Trainer",
             tokenizer=self.monitor.instrument.tokenizer,
         )
+
+
+def _run_folder(trainer: Trainer | None, args: TrainingArguments) -> str:
+    """Where the checkpoints of this run are: of a trial, in a folder of its own."""
+    trial = getattr(trainer, "_trial", None)
+    folder_of = getattr(trainer, "_get_output_dir", None)  # the only one that knows
+    return str(args.output_dir if trial is None or folder_of is None else folder_of(trial))
 
 
 def _kept_states(state: TrainerState) -> dict[str, Any]:

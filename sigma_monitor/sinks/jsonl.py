@@ -4,11 +4,14 @@ A line is written with one call and flushed, so a kill at any byte leaves whole 
 one torn last line, which the reader recognises. A record that is continued begins a fresh line
 first, and on reading its checks supersede earlier ones at the same and later steps: those of a run
 that was killed and resumed, or of another run that wrote to the same file before. Observations do
-likewise, each for its name.
+likewise, each for its name. A run that begins at the beginning puts the record of an older one
+aside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -24,10 +27,16 @@ __all__ = ["JsonlSink", "Record", "read_record"]
 
 
 class JsonlSink:
-    """Appends to the file at `path`; it and its folder are created at the first line."""
+    """Appends to the file at `path`; it and its folder are created at the first line.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Args:
+        path: Of the file.
+        afresh: Rename what lies there to `record-1.jsonl`, or the next number, at the first line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, afresh: bool = False) -> None:
         self.path = Path(path)
+        self._afresh = afresh
         self._file: IO[bytes] | None = None
         self._torn = True  # what the file ends with is unknown until it was opened
 
@@ -44,7 +53,10 @@ class JsonlSink:
         self._append("alert", alert.to_dict())
 
     def note(self, event: str, details: Mapping[str, Any]) -> None:
-        """Append a line of type `event`: started, resumed, failed, closed."""
+        """Append a line of type `event`: started, resumed, failed, closed.
+
+        `closed` with `interrupted` is of a run that did not come to its end.
+        """
         self._append("event", {"event": event, **details})
 
     def close(self) -> None:
@@ -57,6 +69,9 @@ class JsonlSink:
         line = json.dumps({"type": kind, "schema": SCHEMA, **body}, allow_nan=False) + "\n"
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._afresh:
+                self._afresh = False
+                _put_aside(self.path)
             # Unbuffered: a failed write leaves nothing behind that close() would fail on again.
             self._file = self.path.open("ab", buffering=0)
             self._torn = _ends_torn(self.path)
@@ -137,6 +152,15 @@ def _is_observed(alert: Mapping[str, Any], name: str | None = None) -> bool:
 
 def _is_before(alert: Mapping[str, Any], step: int) -> bool:
     return bool(alert.get("step", -1) < step)
+
+
+def _put_aside(path: Path) -> None:
+    """Rename the file, if there is one; where that cannot be done it is appended to."""
+    if not path.exists():
+        return
+    names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
+    with contextlib.suppress(OSError):
+        path.rename(next(name for name in names if not name.exists()))
 
 
 def _ends_torn(path: Path) -> bool:

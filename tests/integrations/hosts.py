@@ -70,12 +70,12 @@ def eager(**options: Any) -> SigmaCallback:
     return SigmaCallback(**{"every": 3, "max_overhead": None, **options})
 
 
-def record_path(output_dir: Path) -> Path:
-    return output_dir / "sigma" / "record.jsonl"
+def record_path(output_dir: Path, name: str = "sigma") -> Path:
+    return output_dir / name / "record.jsonl"
 
 
-def record_of(output_dir: Path) -> Record:
-    return read_record(record_path(output_dir))
+def record_of(output_dir: Path, name: str = "sigma") -> Record:
+    return read_record(record_path(output_dir, name))
 
 
 def record_lines(output_dir: Path) -> list[dict[str, Any]]:
@@ -88,8 +88,8 @@ def record_lines(output_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=reject) for line in lines]
 
 
-def events_of(output_dir: Path, name: str) -> list[dict[str, Any]]:
-    return [event for event in record_of(output_dir).events if event["event"] == name]
+def events_of(output_dir: Path, name: str, of: str = "sigma") -> list[dict[str, Any]]:
+    return [event for event in record_of(output_dir, of).events if event["event"] == name]
 
 
 def kinds(alerts: Sequence[dict[str, Any]]) -> list[str]:

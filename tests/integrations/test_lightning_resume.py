@@ -91,8 +91,8 @@ def lasting(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "cadence": cadence}
 
 
-def happened(folder: Path) -> list[str]:
-    events = [event["event"] for event in record_of(folder).events]
+def happened(folder: Path, name: str = "sigma") -> list[str]:
+    events = [event["event"] for event in record_of(folder, name).events]
     return [event for event in events if event not in ("baseline", "end")]
 
 
@@ -205,6 +205,7 @@ PROBES = [ProbeSet.from_dataset(token_rows(8, seed=seed)) for seed in (1, 2)]
         ({"pooling": "tokens"}, {"pooling": "mean"}),
         ({"probes": PROBES[0]}, {"probes": PROBES[1]}),
         ({"embed_fn": embed_one}, {"embed_fn": embed_other}),
+        ({"name": "student"}, {"name": "teacher"}),
     ],
 )
 def test_two_callbacks_keep_a_state_each(
@@ -225,9 +226,12 @@ def test_two_callbacks_keep_a_state_each(
     for callback, state in zip(again, states, strict=True):
         assert differences(lasting(saved[callback.state_key]), lasting(state)) == []
     train(tmp_path, watcher=again[0], others=(again[1],), stop_at=20, resume_from=10)
-    for folder in folders:
-        assert checked_at(folder) == list(range(0, 21, 2))
-        assert happened(folder) == ["started", "closed", "resumed", "closed"]
+    for folder, callback in zip(folders, again, strict=True):
+        name = callback.monitor.name
+        steps = [snapshot.step for snapshot in record_of(folder, name).snapshots]
+        assert steps == list(range(0, 21, 2))
+        assert happened(folder, name) == ["started", "closed", "resumed", "closed"]
+    assert again[0].monitor.name != again[1].monitor.name
 
 
 def test_two_callbacks_that_do_the_same_are_refused_at_construction(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""One record for each run: begun anew, resumed, interrupted, side by side."""
+
+import gc
+import json
+
+from sigma_monitor.monitor import RECORD
+from sigma_monitor.sinks import MetricsSink, read_record
+from tests.test_monitor import Dial, run
+
+
+def events(path):
+    return [e["event"] for e in read_record(path).events if e["event"] not in ("baseline", "end")]
+
+
+def recorded(model, tmp_path, **options):
+    return model.monitor(output_dir=tmp_path, sinks=None, **options)
+
+
+def test_a_run_begun_anew_puts_older_records_aside(tmp_path):
+    model, path = Dial(), tmp_path / RECORD
+    for last in (5, 4, 3):
+        run(recorded(model, tmp_path), model, range(last + 1)).close()
+    names = sorted(p.name for p in path.parent.iterdir())
+    assert names == ["record-1.jsonl", "record-2.jsonl", "record.jsonl"]
+    for name, last in [("record-1", 5), ("record-2", 4), ("record", 3)]:
+        found = path.with_stem(name)
+        assert [s.step for s in read_record(found).snapshots] == list(range(last + 1))
+        assert events(found) == ["started", "closed"]
+
+
+def test_a_run_that_goes_on_appends(tmp_path):
+    """With its state, without it, and after it was closed."""
+    model, path = Dial(), tmp_path / RECORD
+    first = run(recorded(model, tmp_path), model, range(3))
+    first.close()
+    run(first, model, [3]).close()
+    resumed = recorded(model, tmp_path)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    run(resumed, model, [4, 5]).close()
+    run(recorded(model, tmp_path), model, [6, 7]).close()
+    assert [p.name for p in path.parent.iterdir()] == ["record.jsonl"]
+    assert [s.step for s in read_record(path).snapshots] == list(range(8))
+    assert events(path) == [
+        *("started", "closed", "closed"),
+        *("resumed", "closed"),
+        *("started", "closed"),
+    ]
+
+
+def test_a_record_that_cannot_be_put_aside_is_appended_to(tmp_path, monkeypatch):
+    model, path = Dial(), tmp_path / RECORD
+    run(recorded(model, tmp_path), model, range(5)).close()
+
+    def refuse(*_):
+        raise OSError("in use")
+
+    monkeypatch.setattr("pathlib.Path.rename", refuse)
+    run(recorded(model, tmp_path), model, range(3)).close()
+    assert [s.step for s in read_record(path).snapshots] == [0, 1, 2]
+    assert events(path) == ["started", "closed", "started", "closed"]
+
+
+def test_a_monitor_that_is_forgotten_or_begun_anew_says_that_it_was_interrupted(tmp_path):
+    model, path = Dial(), tmp_path / RECORD
+    forgotten = run(recorded(model, tmp_path), model, range(3))
+    del forgotten
+    gc.collect()
+    again = run(recorded(model, tmp_path), model, range(4))
+    again.reset()
+    again.close()
+    for found in (path.with_stem("record-1"), path):
+        *_, last = read_record(found).events
+        assert (last["event"], last.get("interrupted")) == ("closed", True)
+        assert events(found) == ["started", "closed"]
+
+
+def test_monitors_of_one_loop_keep_apart_by_name(tmp_path):
+    model, heard = Dial(), []
+
+    def log(values, step):
+        heard.append((step, values))
+
+    student, teacher = (
+        model.monitor(name=name, output_dir=tmp_path, sinks=["default", MetricsSink(log)])
+        for name in ("student", "teacher")
+    )
+    for step in range(3):
+        student.step(model, step)
+        teacher.step(model, step)
+    for monitor in (student, teacher):
+        monitor.close()
+        path = tmp_path / monitor.name / "record.jsonl"
+        found = [(s.step, s.metrics()) for s in read_record(path).snapshots]
+        assert len(found) == 3
+        assert found == [pair for pair in heard if f"{monitor.name}/status" in pair[1]]
+        assert all(name.startswith(f"{monitor.name}/") for _, m in found for name in m)
