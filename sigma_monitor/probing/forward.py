@@ -19,6 +19,7 @@ from sigma_monitor.probing.layers import (
     captured,
     find_layers,
     hidden_states,
+    is_sentence_transformer,
     without_adapter,
     without_wrapper,
 )
@@ -145,8 +146,10 @@ class Probe:
         for batch in probes.batches(self.micro_batch):
             # A copy: a model that writes into its inputs must not reach the probe set.
             inputs = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
+            if self.embed_fn is None and is_sentence_transformer(model):
+                inputs = _first_text(inputs)
             for name, hidden in call(model, inputs, losses).items():
-                mask = inputs.get("attention_mask")
+                mask = _mask_of(model, inputs, hidden)
                 rows.setdefault(name, []).append(pool(hidden, mask, self.pooling))
         layers = {name: _joined(parts) for name, parts in rows.items()}
         finite = torch.stack([joined.finite.cpu() for joined in layers.values()]).all(0)
@@ -163,12 +166,13 @@ class Probe:
     def _call_model(
         self, model: nn.Module, inputs: dict[str, Tensor], losses: _Losses
     ) -> dict[str, Tensor]:
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        sentences = is_sentence_transformer(model)
+        if not sentences and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             model = _encoder(model)
         modules = find_layers(model, self.layers)
         before_head = find_layers(model, _LAST) if _head(model) is not None else {}
         with captured(before_head | modules) as outputs, self.context():
-            result = model(**_accepted(model, inputs))
+            result = model(dict(inputs)) if sentences else model(**_accepted(model, inputs))
         missing = [name for name in modules if name not in outputs]
         if missing:
             raise ProbeError(
@@ -305,6 +309,32 @@ def _accepted(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     if "logits_to_keep" in parameters:
         kwargs["logits_to_keep"] = 1
     return kwargs
+
+
+def _first_text(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The features of an example's first text, where a collator has made columns of several.
+
+    It names them `anchor_input_ids`, `anchor_attention_mask`, `positive_input_ids` and so on.
+    """
+    for name in inputs:
+        prefix, found, rest = name.rpartition("input_ids")
+        if found and not rest:
+            return {
+                key.removeprefix(prefix): tensor
+                for key, tensor in inputs.items()
+                if key.startswith(prefix)
+            }
+    return inputs
+
+
+def _mask_of(model: nn.Module, inputs: Mapping[str, Tensor], hidden: Tensor) -> Tensor | None:
+    """Which tokens are not padding; a speech encoder makes one of many samples, and says which."""
+    mask = inputs.get("attention_mask")
+    shorten = getattr(without_adapter(model), "_get_feature_vector_attention_mask", None)
+    if mask is None or shorten is None or hidden.ndim != 3 or mask.shape == hidden.shape[:2]:
+        return mask
+    shortened: Tensor = shorten(hidden.shape[1], mask)
+    return shortened
 
 
 def _encoder(model: Any) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "captured",
     "find_layers",
     "hidden_states",
+    "is_sentence_transformer",
     "transformers_models",
     "without_adapter",
     "without_wrapper",
@@ -40,6 +41,11 @@ def without_adapter(model: Any) -> nn.Module:
     return inner
 
 
+def is_sentence_transformer(model: nn.Module) -> bool:
+    """Whether it is called with a mapping of features and adds `sentence_embedding` to them."""
+    return any(kind.__name__ == "SentenceTransformer" for kind in type(model).__mro__)
+
+
 def transformers_models(module: nn.Module) -> dict[str, nn.Module]:
     """The outermost transformers models inside `module`, by dotted name."""
     models = {name: m for name, m in module.named_modules() if name and _body_of(m) is not None}
@@ -52,8 +58,9 @@ def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> di
 
     Args:
         model: The root module, as it is called in training.
-        layers: `"last"` (what the head reads: the output of the transformer body), the index of a
-            block (negative from the end), the dotted name of any module, or a list of these.
+        layers: `"last"` (what the head reads: the output of the transformer body, or the sentence
+            embeddings of sentence-transformers), the index of a block (negative from the end), the
+            dotted name of any module, or a list of these.
 
     Raises:
         InputError: When a layer does not exist or cannot be found in this model.
@@ -63,10 +70,12 @@ def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> di
 
 
 def _find(model: nn.Module, layer: LayerSpec) -> nn.Module:
+    sentences = is_sentence_transformer(model)
     if layer == "last":
-        return _body(model)
+        return model if sentences else _body(model)
     if isinstance(layer, int):
-        blocks = _blocks(_body(model))
+        inner = next(iter(transformers_models(model).values()), model) if sentences else model
+        blocks = _blocks(_body(inner))
         if not -len(blocks) <= layer < len(blocks):
             raise InputError(
                 f"layers={layer}: the model has {len(blocks)} blocks, so the index lies between "
@@ -130,18 +139,21 @@ def captured(modules: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
 
 
 def hidden_states(output: Any, layer: str) -> Tensor:
-    """The tensor of hidden states in what a module returned.
+    """The tensor of hidden states in what a module returned; positions of an image are tokens.
 
     Raises:
-        ProbeError: When there is none of two or three dimensions.
+        ProbeError: When there is none of two to four dimensions.
     """
     hidden = getattr(output, "last_hidden_state", None)
-    if hidden is None:
+    if hidden is None and isinstance(output, Mapping):
+        hidden = output.get("sentence_embedding")
+    elif hidden is None:
         hidden = output[0] if isinstance(output, (tuple, list)) else output
-    if not isinstance(hidden, torch.Tensor) or hidden.ndim not in (2, 3):
-        found = tuple(hidden.shape) if isinstance(hidden, torch.Tensor) else type(hidden).__name__
+    if not isinstance(hidden, torch.Tensor) or hidden.ndim not in (2, 3, 4):
+        found = tuple(hidden.shape) if isinstance(hidden, torch.Tensor) else type(output).__name__
         raise ProbeError(
-            f"layer {layer} gave {found}: expected hidden states of shape (examples, features) or "
-            "(examples, tokens, features). Pass another module in layers=, or embed_fn=."
+            f"layer {layer} gave {found}: expected hidden states of shape (examples, features), "
+            "(examples, tokens, features) or (examples, features, height, width). Pass another "
+            "module in layers=, or embed_fn=."
         )
-    return hidden
+    return hidden if hidden.ndim < 4 else hidden.flatten(2).transpose(1, 2)

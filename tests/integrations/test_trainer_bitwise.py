@@ -27,7 +27,21 @@ from tests.integrations.models import (
     tiny_llama,
     tiny_t5,
 )
+from tests.integrations.other_models import (
+    SAMPLES,
+    SIZE,
+    data,
+    image_embeddings,
+    pairs,
+    tiny_clip,
+    tiny_mae,
+    tiny_resnet,
+    tiny_vit,
+    tiny_wav2vec2,
+    tiny_whisper,
+)
 
+IMAGE = (3, SIZE, SIZE)
 EAGER_CHECKS = 11  # before the first step, and every third of 30
 
 
@@ -105,6 +119,16 @@ CASES = {
     ),
     "encoder_decoder": Case(model=tiny_t5),
     "encoder": Case(model=tiny_bert),
+    "images": Case(model=tiny_vit, arguments=data(pixel_values=IMAGE)),
+    "images_convolutional": Case(model=tiny_resnet, arguments=data(pixel_values=IMAGE)),
+    "images_masked_by_drawing": Case(model=tiny_mae, arguments=data(pixel_values=IMAGE)),
+    "sound": Case(model=tiny_wav2vec2, arguments=data(input_values=(SAMPLES,))),
+    "sound_encoder_decoder": Case(model=tiny_whisper, arguments=data(4, input_features=(8, 32))),
+    "images_and_texts_by_embed_fn": Case(
+        model=tiny_clip,
+        arguments={**data(pixel_values=IMAGE, input_ids=(8,)), "data_collator": pairs},
+        options={"embed_fn": image_embeddings},
+    ),
     "sampler_without_a_seed": Case(
         arguments={"accelerator_config": {"use_seedable_sampler": False}}
     ),

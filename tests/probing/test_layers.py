@@ -181,12 +181,66 @@ def test_an_embed_fn_replaces_the_layers(shape):
     assert model.training
 
 
-@pytest.mark.parametrize("given", [torch.zeros(6), torch.zeros(6, 2, 3, 4), None, "rows"])
+@pytest.mark.parametrize("given", [torch.zeros(6), torch.zeros(6, 2, 3, 4, 1), None, "rows"])
 def test_what_is_no_hidden_state_is_refused_with_what_it_is(given):
     with pytest.raises(ProbeError, match="expected hidden states of shape") as refused:
         read(Plain(), embed_fn=lambda model, batch: given)
     found = str(tuple(given.shape)) if isinstance(given, torch.Tensor) else type(given).__name__
     assert found in str(refused.value)
+
+
+def test_positions_of_an_image_are_tokens():
+    model = Plain()
+    model.embed = nn.Sequential(model.embed, nn.Unflatten(1, (3, 3)))  # (examples, 3, 3, WIDTH)
+    model.forward = lambda input_ids: model.image(model.embed(input_ids).movedim(3, 1))
+    model.image = nn.Identity()
+    reading = read(model, layers="image")
+    with torch.no_grad():
+        expected = model.embed[0](IDS)
+    assert torch.equal(reading.layers["image"].embeddings, rows(expected))
+
+
+def test_a_speech_encoder_says_which_of_its_frames_are_padding():
+    """It makes one frame of three samples, and its mask counts samples."""
+    model = Plain()
+
+    def forward(input_ids, attention_mask):
+        return model.frames(model.embed(input_ids)[:, ::3])
+
+    model.frames, model.forward = nn.Identity(), forward
+    model._get_feature_vector_attention_mask = lambda frames, mask: mask[:, ::3][:, :frames]
+    mask = torch.ones_like(IDS)
+    mask[1, 3:] = 0
+    probes = ProbeSet.from_tensors({"input_ids": IDS, "attention_mask": mask})
+    reading = Probe(layers="frames").read(model, probes)
+    # The first frame is left out where there are more.
+    assert reading.layers["frames"].groups.tolist() == [0, 0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+
+
+class SentenceTransformer(nn.Sequential):
+    """As much of one as is called: features in, features and sentence embeddings out."""
+
+    def forward(self, features):
+        assert set(features) == {"input_ids", "attention_mask"}
+        hidden = self[0](features["input_ids"], features["attention_mask"])
+        features["sentence_embedding"] = hidden.last_hidden_state[:, 0]
+        return features
+
+
+@pytest.mark.parametrize("columns", [("",), ("anchor_", "positive_")], ids=["one", "several"])
+def test_sentence_transformers_are_read_at_the_embeddings_of_the_first_text(columns):
+    bert, mask = tiny("bert"), torch.ones_like(IDS)
+    tensors = {}
+    for number, column in enumerate(columns):
+        tensors |= {f"{column}input_ids": IDS + number, f"{column}attention_mask": mask}
+    reading = Probe(layers=["last", 0]).read(
+        SentenceTransformer(bert), ProbeSet.from_tensors(tensors)
+    )
+    with torch.no_grad():
+        expected = bert(IDS, mask, output_hidden_states=True)
+    assert torch.equal(reading.layers["last"].embeddings, expected.last_hidden_state[:, 0])
+    assert torch.equal(reading.layers["0"].embeddings, rows(expected.hidden_states[1]))
+    assert reading.loss is None
 
 
 def test_a_layer_that_the_forward_pass_leaves_out_is_refused():
