@@ -122,6 +122,28 @@ class Cadence:
         last = self.max_steps is not None and self.last_step < self.max_steps <= step
         return last or self.next_step is None or step >= self.next_step
 
+    def can_wait(self, step: int) -> bool:
+        """Whether the check that is due at `step` may come a step later, the host being busy now.
+
+        Once only; and never the first check, the last, one that comes early to confirm an
+        excursion, or one at a spacing that was asked for. All ranks find the same.
+        """
+        if self.every != "auto" or self.last_step is None or self.spacing is None:
+            return False
+        early = step - self.last_step < self.spacing
+        last = self.max_steps is not None and step >= self.max_steps
+        return step == self.next_step and not early and not last
+
+    def bring_forward(self, step: int) -> None:
+        """Let the check that is due within half a spacing come at `step`, where it is needed.
+
+        A spacing that was asked for is kept. All ranks find the same.
+        """
+        if self.every != "auto" or self.last_step is None or self.spacing is None:
+            return
+        if self.next_step is not None and 2 * (step - self.last_step) >= self.spacing:
+            self.next_step = min(self.next_step, step)
+
     def begin(self, step: int) -> None:
         """Count the training time up to now, at `step`."""
         now = time.perf_counter()

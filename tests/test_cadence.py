@@ -426,3 +426,39 @@ def test_the_expected_checks_are_those_made_and_those_to_come(clock, max_overhea
     assert cadence.expected_checks == 51
     cadence.spacing = 100
     assert cadence.expected_checks == 26 + 5
+
+
+def test_a_check_that_is_due_can_wait_once(clock):
+    cadence = cadence_of(1000, max_overhead=None)
+    assert not cadence.can_wait(0)  # the first
+    Run(clock, cadence).advance(0)
+    assert cadence.due(10)
+    assert cadence.can_wait(10)
+    assert cadence.due(11)
+    assert not cadence.can_wait(11)
+    Run(clock, cadence).advance(990, first=11)
+    cadence.next_step = 1000
+    assert not cadence.can_wait(1000)  # the last
+
+
+def test_neither_an_early_check_nor_one_asked_for_waits(clock):
+    cadence = cadence_of(10_000, max_overhead=None)
+    Run(clock, cadence).advance(0)
+    cadence.confirm_early(wanted=True)
+    assert cadence.next_step < 100
+    assert not cadence.can_wait(cadence.next_step)
+    asked = cadence_of(1000, every=10, max_overhead=None)
+    Run(clock, asked).advance(0)
+    assert not asked.can_wait(10)
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "comes"), [("auto", 49, False), ("auto", 50, True), (100, 50, False)]
+)
+def test_a_check_comes_forward_by_half_a_spacing_at_most(clock, every, step, comes):
+    cadence = cadence_of(10_000, every=every, max_overhead=None)
+    cadence.bring_forward(0)
+    Run(clock, cadence).advance(0)
+    cadence.bring_forward(step)
+    assert cadence.due(step) is comes
+    assert cadence.due(100)

@@ -60,9 +60,10 @@ class SigmaLightningCallback(_Callback):
     map-style one, or else of the training loader (`held_out=false`). Metrics go to every logger of
     the Trainer at the step of the training loss, and into `trainer.callback_metrics`, so that
     `EarlyStopping` and `ModelCheckpoint` can monitor them. Steps are the Trainer's `global_step`,
-    which counts the steps of all optimisers. Training is bitwise what it would be without, and
-    resumes with the checkpoint. Sanity checks, `fast_dev_run` and `validate`, `test` and `predict`
-    are left alone.
+    which counts the steps of all optimisers. Lightning has no public way to know that validation
+    or a checkpoint follows, so checks do not wait for these. Training is bitwise what it would be
+    without, and resumes with the checkpoint. Sanity checks, `fast_dev_run` and `validate`, `test`
+    and `predict` are left alone.
 
     What is watched is the one transformers model inside the LightningModule, called by itself:
     `layers` counts and names from there, as it does in a transformers Trainer. Where there is none

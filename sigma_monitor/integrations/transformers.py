@@ -48,8 +48,11 @@ class SigmaCallback(TrainerCallback):
     when there is none (`held_out=false` in console and record); checks follow the length of the run
     and take at most 1 % of its time; metrics go wherever the Trainer reports, alerts to the console
     and to a live W&B run, and `output_dir/sigma/record.jsonl` keeps everything. Training is bitwise
-    what it would be without, and resumes with the checkpoint. Several callbacks of one Trainer keep
-    apart by `name=`; the second of a name goes by `sigma_2`, in the order of the callbacks.
+    what it would be without, and resumes with the checkpoint.
+
+    With `every="auto"` a check that is due at an evaluation or a save comes a step later; but where
+    `metric_for_best_model` is one of ours, checks come at evaluations. Several callbacks of one
+    Trainer keep apart by `name=`; the second of a name goes by `sigma_2`, in their order.
 
     Args:
         probes: The probe set; None chooses one from the Trainer's data.
@@ -172,7 +175,8 @@ class SigmaCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Check when one is due, keep the state for the next checkpoint, stop when asked to."""
-        self._check(args, state, control, model)
+        if not self._waits(args, state, control):
+            self._check(args, state, control, model)
         if self._saved is not None:
             _kept_states(state)[self.state_key] = self._saved
         if self.monitor.should_stop:
@@ -192,8 +196,8 @@ class SigmaCallback(TrainerCallback):
         A search over hyperparameters takes the sum of whatever it finds there. Also where the
         callback is off: the Trainer raises on a metric that is missing.
         """
-        wanted = (args.metric_for_best_model or "").removeprefix("eval_")
-        if metrics is None or not wanted.startswith(f"{self.monitor.name}/"):
+        wanted = self._wanted(args)
+        if metrics is None or wanted is None:
             return
         if wanted not in self._metrics and not self._told_unmeasured:
             self._told_unmeasured = True
@@ -210,6 +214,27 @@ class SigmaCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the record."""
         self.monitor.close()
+
+    def _wanted(self, args: TrainingArguments) -> str | None:
+        """The metric of ours that chooses the best model; None when none does."""
+        wanted = (args.metric_for_best_model or "").removeprefix("eval_")
+        return wanted if wanted.startswith(f"{self.monitor.name}/") else None
+
+    def _waits(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> bool:
+        """Whether a check that is due leaves this step to an evaluation or a save.
+
+        An evaluation that asks for a metric of ours is where a check belongs instead.
+        """
+        cadence, step = self.monitor.cadence, state.global_step
+        epoch_ends = float(state.epoch or 0.0).is_integer()
+        evaluates = control.should_evaluate or (
+            epoch_ends and args.eval_strategy == IntervalStrategy.EPOCH
+        )
+        saves = control.should_save or (epoch_ends and args.save_strategy == IntervalStrategy.EPOCH)
+        if evaluates and self._wanted(args) is not None:
+            cadence.bring_forward(step)
+            return False
+        return (evaluates or saves) and cadence.can_wait(step)
 
     def _check(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any

@@ -1,4 +1,7 @@
-"""A training that is killed in mid-run: `python -m tests.integrations.killed_run FOLDER STEP`."""
+"""A training that is killed in mid-run, by SIGKILL or as told to.
+
+`python -m tests.integrations.killed_run FOLDER STEP [SIGTERM [exit]]`; `exit`: a handler exits.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ ONSET = 24  # of a collapse, so that there is a status to lose
 class KillAt(TrainerCallback):
     """Ends the process at `step`, without a chance to tidy up."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, by: signal.Signals = signal.SIGKILL) -> None:
         self.step = step
+        self.by = by
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
 
 
 def resumable(folder: Path, *others: TrainerCallback, watcher: Any = None, **arguments: Any) -> Any:
@@ -51,4 +55,8 @@ def watcher_of(trainer: Trainer) -> Any:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    resumable(Path(sys.argv[1]), KillAt(int(sys.argv[2]))).train()
+    folder, step, *how = sys.argv[1:]
+    if how[1:] == ["exit"]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    by = signal.Signals[how[0]] if how else signal.SIGKILL
+    resumable(Path(folder), KillAt(int(step), by)).train()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from sigma_monitor import ProbeSet, SigmaCallback, Snapshot, Status
 from sigma_monitor.integrations.transformers import STATE_KEY
@@ -122,6 +122,59 @@ def test_a_kill_leaves_a_whole_record(killed: Path, uninterrupted: Finished) -> 
     assert happened(record) == ["started"]
     before = [s for s in uninterrupted.snapshots if s.step <= KILLED_AT]
     assert [measured(s) for s in record.snapshots] == [measured(s) for s in before]
+
+
+@pytest.mark.parametrize(
+    ("how", "returned", "last"),
+    [
+        (["SIGTERM"], -signal.SIGTERM, "baseline"),
+        (["SIGTERM", "exit"], 3, "closed"),
+    ],
+    ids=["default", "handler_exits"],
+)
+def test_a_termination_leaves_a_whole_record(
+    how: list[str], returned: int, last: str, tmp_path: Path
+) -> None:
+    module = "tests.integrations.killed_run"
+    command = [sys.executable, "-m", module, str(tmp_path), "20", *how]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=200, check=False)
+    assert ended.returncode == returned, ended.stderr.decode()[-2000:]
+    assert record_path(tmp_path).read_bytes().endswith(b"\n")
+    record = record_of(tmp_path)
+    assert record.torn_lines == []
+    assert [s.step for s in record.snapshots] == list(range(0, 21, 2))
+    assert record.events[-1]["event"] == last
+    assert record.events[-1].get("interrupted") is (True if last == "closed" else None)
+
+
+class Raises(TrainerCallback):
+    """Ends the training with an exception."""
+
+    def __init__(self, step: int, error: type[BaseException]) -> None:
+        self.step = step
+        self.error = error
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_training_that_raises_leaves_a_whole_record(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    """In a notebook, say, where the same Trainer trains once more."""
+    trainer = make_trainer(tmp_path, eager(every=2), Raises(5, error), max_steps=8)
+    with pytest.raises(error):
+        trainer.train()
+    assert [s.step for s in record_of(tmp_path).snapshots] == [0, 2, 4]
+    assert happened(record_of(tmp_path)) == ["started"]
+    trainer.remove_callback(Raises)
+    trainer.train()
+    assert [s.step for s in record_of(tmp_path).snapshots] == [0, 2, 4, 6, 8]
+    before = read_record(record_path(tmp_path).with_stem("record-1"))
+    assert happened(before) == ["started", "closed"]
+    assert before.events[-1]["interrupted"] is True
 
 
 def test_a_record_cut_at_any_byte_of_its_last_line_is_read(killed: Path) -> None:

@@ -30,6 +30,7 @@ from tests.integrations.hosts import (
     record_path,
     sigma_entries,
 )
+from tests.integrations.models import tiny_llama
 
 ONSET = 10
 EVERY = 2
@@ -154,6 +155,36 @@ def test_early_stopping_can_wait_for_a_metric_of_ours(tmp_path: Path) -> None:
     trainer = run(tmp_path, Flatten(ONSET), eager(**START), patience, **BEST)
     assert trainer.state.best_global_step is not None
     assert trainer.state.global_step <= ONSET + 4 * EVERY
+
+
+def test_early_stopping_and_the_best_model_go_by_the_lowest_ratio(tmp_path: Path) -> None:
+    """As a user has them: at the default cadence, which must then fall on evaluations."""
+    patience = EarlyStoppingCallback(early_stopping_patience=3)
+    callback = SigmaCallback(baseline="start", max_overhead=None)
+    trainer = run(
+        tmp_path,
+        Flatten(ONSET),
+        callback,
+        patience,
+        eval_strategy="steps",
+        eval_steps=EVERY,
+        save_strategy="steps",
+        save_steps=EVERY,
+        metric_for_best_model="sigma/ratio",
+        greater_is_better=True,
+        load_best_model_at_end=True,
+    )
+    state = trainer.state
+    ratios = {s.step: s.metrics()["sigma/ratio"] for s in record_of(tmp_path).snapshots}
+    evaluated = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+    assert len(evaluated) >= 4
+    assert state.best_global_step == max(evaluated, key=lambda step: ratios[step]) <= ONSET
+    assert state.best_metric == pytest.approx(ratios[state.best_global_step])
+    assert state.global_step == state.best_global_step + 3 * EVERY
+    assert state.best_model_checkpoint == str(tmp_path / f"checkpoint-{state.best_global_step}")
+    best = tiny_llama().from_pretrained(state.best_model_checkpoint)
+    for name, value in best.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("options", [{"enabled": False}, {"every": 1000}], ids=["off", "typo"])

@@ -1,0 +1,43 @@
+"""Checks keep off the steps at which the Trainer evaluates or saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sigma_monitor import SigmaCallback
+from tests.integrations.hosts import eager, make_trainer, record_of
+
+EVALUATES: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 3}
+EVERY_STEP = list(range(13))
+
+
+def checked(folder: Path, callback: SigmaCallback, **arguments: Any) -> list[int]:
+    make_trainer(folder, callback, max_steps=12, **arguments).train()
+    return [snapshot.step for snapshot in record_of(folder).snapshots]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "busy"),
+    [
+        (EVALUATES, {3, 6, 9}),  # the last step is checked whatever happens there
+        ({"save_strategy": "steps", "save_steps": 4}, {4, 8}),
+        ({**EVALUATES, "eval_steps": 1}, {1, 3, 5, 7, 9, 11}),  # each waits once and no longer
+        ({"eval_strategy": "epoch", "per_device_train_batch_size": 24}, {4, 8}),
+        ({"save_strategy": "epoch", "per_device_train_batch_size": 24}, {4, 8}),
+        ({**EVALUATES, "metric_for_best_model": "sigma/ratio"}, set()),
+        ({}, set()),
+    ],
+    ids=["evaluate", "save", "always", "epoch", "epoch_save", "asked_for", "idle"],
+)
+def test_a_check_waits_for_an_evaluation_or_a_save(
+    arguments: dict[str, Any], busy: set[int], tmp_path: Path
+) -> None:
+    found = checked(tmp_path, SigmaCallback(max_overhead=None), **arguments)
+    assert found == [step for step in EVERY_STEP if step not in busy]
+
+
+def test_a_spacing_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    assert checked(tmp_path, eager(every=3), **EVALUATES) == [0, 3, 6, 9, 12]
