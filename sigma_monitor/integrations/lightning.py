@@ -116,7 +116,7 @@ class SigmaLightningCallback(_Callback):
     @harmless
     def _reset(self, trainer: Any) -> None:
         before = trainer.callbacks[: trainer.callbacks.index(self)]
-        watchers = [other for other in before if isinstance(other, SigmaLightningCallback)]
+        watchers = [o for o in before if isinstance(o, SigmaLightningCallback) and o.active]
         self.monitor.name = distinct_name(self._name, [other.monitor.name for other in watchers])
         self.monitor.reset()
 

@@ -13,7 +13,7 @@ import sigma_monitor.integrations.lightning as integration
 from sigma_monitor import SigmaLightningCallback
 from sigma_monitor.errors import InputError
 from tests.integrations.bitwise import differences
-from tests.integrations.hosts import events_of, our_warnings, record_of, record_path
+from tests.integrations.hosts import events_of, our_warnings, record_of
 from tests.integrations.lightning_hosts import (
     Kept,
     checked_at,
@@ -108,10 +108,17 @@ def test_a_training_that_fails_closes_the_record(tmp_path: Path) -> None:
 
 def test_disabled_it_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     callback = SigmaLightningCallback(enabled=False, embed_fn=fails)
-    watched = run(tmp_path, callback)
+    other = eager()
+    watched = run(tmp_path / "watched", callback)
     assert callback.monitor.checks == callback.monitor.failures == 0
-    assert not record_path(tmp_path).exists()
+    assert callback.monitor.probes is None
+    assert not callback.state_dict()
+    assert not any("sigma" in name for name in watched.callback_metrics)
+    assert not list(tmp_path.rglob("record*.jsonl"))
     assert our_warnings(caplog) == []
+    run(tmp_path / "beside", callback, other)
+    assert other.monitor.name == "sigma"  # one that does nothing takes no name
+    assert len(record_of(tmp_path / "beside").snapshots) >= 3
     assert differences(remains(run(tmp_path / "plain")), remains(watched)) == []
 
 
