@@ -124,7 +124,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     whole, expected = uninterrupted
     train(tmp_path, watcher=eager(every=2), stop_at=step)
     watcher, logger = eager(every=2), Kept()
-    train(tmp_path, watcher=watcher, resume_from=step, logger=[logger])
+    train(tmp_path, watcher=watcher, resume_from=step, logger=[logger], log_every_n_steps=1)
     assert our_warnings(caplog) == []
     assert happened(tmp_path) == ["started", "closed", "resumed", "closed"]
     ours, theirs = record_of(tmp_path), record_of(whole)
@@ -132,8 +132,11 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     assert ours.alerts == theirs.alerts
     states = [lasting(callback.monitor.state_dict()) for callback in (expected, watcher)]
     assert differences(*states) == []
-    # The check at the step of the checkpoint is not done again.
-    assert [place for place, _ in logger.sigma] == list(range(step + 1, STEPS, 2))
+    # At the steps of the loss, which before lightning 2.5 are one fewer after a resume; the check
+    # at the step of the checkpoint is not done again.
+    losses = [place for place, _ in logger.of("train_loss")]
+    assert len(losses) == STEPS - step
+    assert [place for place, _ in logger.sigma] == losses[1::2]
 
 
 def test_training_resumes_bitwise_with_and_without_the_monitor(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import Trainer
 
 from sigma_monitor import SigmaCallback, Status
 from sigma_monitor.errors import InputError
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences
 from tests.integrations.hosts import (
     Flatten,
@@ -72,6 +73,7 @@ def test_callbacks_of_one_trainer_keep_metrics_records_and_states_apart(
     assert len(warnings) == (0 if "teacher" in names else 1)
 
 
+@shows("Trainer", "resumed", case="two callbacks")
 def test_callbacks_of_one_trainer_resume_each_from_its_own_state(tmp_path: Path) -> None:
     def trainer(*others: Any) -> tuple[Trainer, list[SigmaCallback]]:
         pair = [eager(every=2), eager(every=3, layers=0)]

@@ -11,6 +11,7 @@ import datasets
 import pytest
 import torch
 
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import (
     LearningRateJump,
@@ -35,7 +36,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo": ("grpo", {}),
     "grpo_lora": ("grpo", {"lora": True, "beta": 0.1, "gradient_accumulation_steps": 2}),
 }
-each_case = pytest.mark.parametrize("name", CASES)
+
+
+def each_case(demand: str) -> pytest.MarkDecorator:
+    marked = [
+        pytest.param(name, marks=shows("TRL", demand, case=name.replace("_", " ")))
+        for name in CASES
+    ]
+    return pytest.mark.parametrize("name", marked)
 
 
 @cache
@@ -52,14 +60,14 @@ def trained(name: str, *, monitored: bool) -> Any:
         return found, trainer.state.log_history, listener.sigma, wanted
 
 
-@each_case
+@each_case("same weights")
 def test_weights_generators_and_own_metrics_are_bitwise_the_same(name: str) -> None:
     plain, monitored = (trained(name, monitored=m)[0] for m in (False, True))
     assert differences(plain, monitored) == []
     assert plain["losses"]
 
 
-@each_case
+@each_case("same numbers")
 def test_metrics_come_once_to_every_logger(name: str) -> None:
     _, history, heard, wanted = trained(name, monitored=True)
     assert [step for step, _ in wanted] == [0, 3, 6, 9, 12]
@@ -133,6 +141,7 @@ def test_a_stream_of_prompts_turns_the_monitor_off_and_says_what_to_pass(
     assert "Pass SigmaCallback(probes=" in our_warnings(caplog)[0]
 
 
+@shows("TRL", "stopped")
 @pytest.mark.parametrize("kind", ["sft", "dpo", "grpo"])
 def test_a_collapse_ends_the_training(kind: str, tmp_path: Path) -> None:
     callback = eager(every=1, stop_on_collapse=0.9, baseline="start", detector="sensitive")
@@ -144,6 +153,7 @@ def test_a_collapse_ends_the_training(kind: str, tmp_path: Path) -> None:
     assert record_of(tmp_path).alerts[-1]["kind"] == "STOPPED"
 
 
+@shows("TRL", "resumed")
 @pytest.mark.parametrize("kind", ["dpo", "grpo"])
 def test_a_resumed_run_goes_on(kind: str, tmp_path: Path) -> None:
     arguments = {"save_strategy": "steps", "save_steps": 6}
