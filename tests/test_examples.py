@@ -54,6 +54,27 @@ def test_plain_loop_is_left_on_collapse(run):
     assert "COLLAPSED" in done.stdout
 
 
+def test_alignment_is_caught_while_the_loss_is_perfect(run):
+    done, folder = run(next(path for path in EXAMPLES if path.stem == "contrastive"))
+    assert "observed projector: COLLAPSED" in done.stdout
+    assert float(done.stdout.split("loss ")[1].split(",")[0]) < 0.01
+    record = read_record(folder / "runs/contrastive/sigma/record.jsonl")
+    collapsed = next(a for a in record.alerts if a["kind"] == "COLLAPSED")
+    assert collapsed["step"] > 80  # the negatives are lost there
+    assert collapsed["functional"] == "uncentred/effective_rank"
+    baseline = next(a for a in record.alerts if a["kind"] == "BASELINE")
+    assert record.observations[-1].estimates["effective_rank"].value > 0.9 * baseline["value"]
+
+
+def test_a_codebook_is_caught_that_is_used_no_longer(run):
+    done, folder = run(next(path for path in EXAMPLES if path.stem == "vq_codebook"))
+    assert "observed codebook: COLLAPSED" in done.stdout
+    assert int(done.stdout.split(", ")[1].split(" of 64 codes")[0]) < 10
+    record = read_record(folder / "runs/vq_codebook/sigma/record.jsonl")
+    collapsed = next(a for a in record.alerts if a["kind"] == "COLLAPSED")
+    assert collapsed["step"] > 120  # the learning rate runs away there
+
+
 def test_the_loop_under_accelerate_goes_on_from_its_checkpoint(run):
     example = next(path for path in EXAMPLES if path.stem == "accelerate_loop")
     _, folder = run(example)
@@ -72,4 +93,4 @@ def logged_at(event_file):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 4
+    assert len(EXAMPLES) >= 6
