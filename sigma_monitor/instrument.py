@@ -18,7 +18,7 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Probe, ProbeSet, Reading, TokenLosses
 from sigma_monitor.spectrum.summary import Method
-from sigma_monitor.writing import Writing, WritingProbe
+from sigma_monitor.writing import TextProbe, Writing
 
 __all__ = ["Check", "Instrument", "synchronise"]
 
@@ -49,7 +49,7 @@ class Instrument:
         functionals: Attributes of `SpectralSummary` to keep.
         relative_ridge: Of log det.
         method: Of the spectra; `"auto"` is settled by the first check, for each spectrum.
-        writing_probe: Lets the model write; None does not.
+        writing_probe: Reads what the model writes; None does not.
         tokenizer: For the writing; may be set later.
 
     Attributes:
@@ -65,7 +65,7 @@ class Instrument:
         functionals: Sequence[str],
         relative_ridge: float,
         method: Method,
-        writing_probe: WritingProbe | None,
+        writing_probe: TextProbe | None,
         tokenizer: Any,
     ) -> None:
         self.probe = probe
@@ -101,7 +101,7 @@ class Instrument:
         """Call the model inside `context()` from now on, which is the host's precision."""
         self.probe.context = context
         if self.writing_probe is not None:
-            self.writing_probe.writer.context = context
+            self.writing_probe.call_within(context)
 
     @property
     def probes(self) -> ProbeSet | None:

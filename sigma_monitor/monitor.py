@@ -515,6 +515,7 @@ class SigmaMonitor:
         self, kind: Literal["start", "plateau"], layers: Sequence[str], *, has_loss: bool
     ) -> RunWatch:
         checks, writings = self._expected
+        writer = self.instrument.writing_probe
         options = WatchOptions(
             baseline=kind,
             rows=_ROWS[self.instrument.probe.pooling],
@@ -523,9 +524,10 @@ class SigmaMonitor:
             expected_writings=writings,
             warmup_steps=self.warmup_steps,
             limits=self.limits,
+            writing_series=() if writer is None else writer.series,
             **self.thresholds,
         )
-        return RunWatch(layers, options, writes=self.instrument.writing_probe is not None)
+        return RunWatch(layers, options, writes=writer is not None)
 
     @property
     def _expected(self) -> tuple[int | None, int | None]:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-__all__ = ["from_main", "is_main"]
+__all__ = ["from_all", "from_main", "is_main"]
 
 T = TypeVar("T")
 
@@ -27,3 +27,12 @@ def from_main(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_all(value: T) -> list[T]:
+    """The `value` of every rank, in their order; a collective, to be reached by all of them."""
+    if not _several():
+        return [value]
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

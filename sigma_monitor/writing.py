@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +31,10 @@ from sigma_monitor.spectrum import Gram, summarize
 from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
 
 __all__ = [
+    "TextProbe",
     "Writing",
     "WritingProbe",
+    "measure_texts",
     "measure_writing",
 ]
 
@@ -46,9 +50,11 @@ class Writing:
     texts: tuple[str, ...]
     encoder: str  # which gave the embeddings
     estimates: dict[str, Estimate]  # by key
-    log_rank_without: NDArray[np.float64] | None  # (texts,) None: no spectrum, all texts are one
-    entropies: NDArray[np.float64]  # (texts,) nats
+    # (prompts,) without the texts of each; None: no spectrum, all texts are one
+    log_rank_without: NDArray[np.float64] | None
+    entropies: NDArray[np.float64] | None  # (texts,) nats; None: the texts are all that is known
     signature: tuple[float, ...] = ()  # of the encoder
+    paired: bool = True  # every check has the same prompts
 
     @property
     def log_rank(self) -> float:
@@ -58,10 +64,89 @@ class Writing:
     @property
     def log_entropy(self) -> float:
         """Natural log of the mean output entropy, which is taken as 1e-6 nats at least."""
+        assert self.entropies is not None
         return math.log(max(float(self.entropies.mean()), _LEAST_ENTROPY))
 
 
-class WritingProbe:
+class TextProbe(ABC):
+    """Measures texts of the model at every so many checks, under one frozen encoder.
+
+    Args:
+        every: Checks from one reading to the next; the first check always has one.
+        encoder: See `find_encoder`; built at the first reading.
+        relative_ridge: Of log det.
+        seed: Of the generators during a reading.
+
+    Attributes:
+        series: Keys of the estimates that are watched.
+
+    Raises:
+        InputError: On an option that cannot be used.
+    """
+
+    series: tuple[str, ...] = (TEXT_RANK, ENTROPY)
+
+    def __init__(
+        self, *, every: int, encoder: EncoderSpec, relative_ridge: float, seed: int
+    ) -> None:
+        if every < 1 or int(every) != every:
+            raise InputError(f"generation every={every!r}: pass a number of checks from 1 on.")
+        if not isinstance(encoder, str) and not callable(encoder):
+            raise InputError(
+                f"encoder={encoder!r}: pass a name, or a callable list of texts -> (texts, m)."
+            )
+        self.every = every
+        self.seed = seed
+        self._spec = encoder
+        self._relative_ridge = relative_ridge
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new run: another start, and so another frozen copy of it."""
+        self._encoder: Encoder | None = None
+
+    def due(self, check: int) -> bool:
+        """Whether there is a reading at this check, counted from 1."""
+        return (check - 1) % self.every == 0
+
+    @abstractmethod
+    def call_within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Call the model inside `context()` from now on, where it is called."""
+
+    def prepare(self, model: nn.Module, tokenizer: Any) -> None:
+        """Build the encoder and let it embed, where it has not yet: what is done once in a run.
+
+        Raises:
+            InputError, ProbeError: As `find_encoder` and `Encoder.embed`.
+        """
+        if self._encoder is not None:
+            return
+        if tokenizer is None:
+            raise InputError(
+                "the generation channel needs a tokenizer to read what the model writes: pass "
+                "tokenizer=, or Trainer(processing_class=)."
+            )
+        # Encoder and tokenizer are other people's code, which may draw random numbers.
+        with untouched(model, seed=self.seed):
+            encoder = find_encoder(self._spec, model, tokenizer)
+            _ = encoder.signature
+            self._encoder = encoder
+
+    @abstractmethod
+    def read(self, model: nn.Module, probes: ProbeSet, tokenizer: Any) -> Writing | None:
+        """What the texts of this check measure; None when there is nothing to measure."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What makes two series comparable, beside the weights of the encoder; JSON-ready."""
+
+    @property
+    def encoder_name(self) -> str:
+        """Of the encoder as it was asked for."""
+        return self._spec if isinstance(self._spec, str) else "own"
+
+
+class WritingProbe(TextProbe):
     """Lets the model write at every so many checks, and measures what it wrote.
 
     Args:
@@ -82,13 +167,6 @@ class WritingProbe:
         relative_ridge: float,
         **options: Any,
     ) -> None:
-        if every < 1 or int(every) != every:
-            raise InputError(f"generation every={every!r}: pass a number of checks from 1 on.")
-        if not isinstance(encoder, str) and not callable(encoder):
-            raise InputError(
-                f"encoder={encoder!r}: pass a name, or a callable list of texts -> (texts, m)."
-            )
-        self.every = every
         try:
             self.writer = Writer(**options)
         except TypeError as error:
@@ -96,36 +174,13 @@ class WritingProbe:
                 f"generation={options!r}: {error}. Its options are every, examples, prompt_tokens, "
                 "new_tokens, temperature, seed."
             ) from error
-        self._spec = encoder
-        self._relative_ridge = relative_ridge
-        self.reset()
+        super().__init__(
+            every=every, encoder=encoder, relative_ridge=relative_ridge, seed=self.writer.seed
+        )
 
-    def reset(self) -> None:
-        """Begin a new run: another start, and so another frozen copy of it."""
-        self._encoder: Encoder | None = None
-
-    def due(self, check: int) -> bool:
-        """Whether the model writes at this check, counted from 1."""
-        return (check - 1) % self.every == 0
-
-    def prepare(self, model: nn.Module, tokenizer: Any) -> None:
-        """Build the encoder and let it embed, where it has not yet: what is done once in a run.
-
-        Raises:
-            InputError, ProbeError: As `find_encoder` and `Encoder.embed`.
-        """
-        if self._encoder is not None:
-            return
-        if tokenizer is None:
-            raise InputError(
-                "the generation channel needs a tokenizer to read what the model writes: pass "
-                "tokenizer=, or Trainer(processing_class=)."
-            )
-        # Encoder and tokenizer are other people's code, which may draw random numbers.
-        with untouched(model, seed=self.writer.seed):
-            encoder = find_encoder(self._spec, model, tokenizer)
-            _ = encoder.signature
-            self._encoder = encoder
+    def call_within(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Call the model inside `context()` from now on."""
+        self.writer.context = context
 
     def read(self, model: nn.Module, probes: ProbeSet, tokenizer: Any) -> Writing | None:
         """Let the model write; None when its logits were not finite.
@@ -135,7 +190,7 @@ class WritingProbe:
         """
         self.prepare(model, tokenizer)
         assert self._encoder is not None
-        with untouched(model, seed=self.writer.seed):
+        with untouched(model, seed=self.seed):
             written = self.writer.write(model, probes)
             if not bool(torch.isfinite(written.entropies).all()):
                 return None
@@ -148,7 +203,7 @@ class WritingProbe:
         """What makes two series of writings comparable, beside the weights of the encoder."""
         writer = self.writer
         return {
-            "encoder": self._spec if isinstance(self._spec, str) else "own",
+            "encoder": self.encoder_name,
             "examples": writer.examples,
             "prompt_tokens": writer.prompt_tokens,
             "new_tokens": writer.new_tokens,
@@ -182,27 +237,57 @@ def measure_writing(
     Raises:
         ProbeError: When the encoder gives no embeddings.
     """
-    tokens = written.tokens.tolist()
-    entropies = written.entropies.double().numpy()
-    estimates = {
-        ENTROPY: _mean_entropy(entropies),
+    return measure_texts(
+        texts,
+        written.tokens.tolist(),
+        encoder.embed(texts),
+        encoder,
+        relative_ridge=relative_ridge,
+        entropies=written.entropies.double().numpy(),
+    )
+
+
+def measure_texts(
+    texts: Sequence[str],
+    tokens: Sequence[Sequence[int]],
+    embeddings: Tensor,
+    encoder: Encoder,
+    *,
+    relative_ridge: float,
+    entropies: NDArray[np.float64] | None = None,
+    groups: Tensor | None = None,
+) -> Writing:
+    """What is the same of all texts, however they came about.
+
+    Args:
+        texts: Of one check.
+        tokens: The same, as tokens.
+        embeddings: (texts, m) of the encoder.
+        encoder: Frozen.
+        relative_ridge: Of log det.
+        entropies: (texts,) of the output, nats.
+        groups: (texts,) prompt of each, non-decreasing, where a prompt has more than one.
+    """
+    estimates = {} if entropies is None else {ENTROPY: _mean_entropy(entropies)}
+    estimates |= {
         "distinct_1": Estimate.exact(distinct(tokens, 1)),
         "distinct_2": Estimate.exact(distinct(tokens, 2)),
         "compression_ratio": Estimate.exact(compression_ratio(texts)),
         "repeated_4gram_share": Estimate.exact(repeated_share(tokens, 4)),
     }
+    without = None
     try:
         summary = summarize(
-            Gram.from_embeddings(encoder.embed(texts)),
+            Gram.from_embeddings(embeddings),
             center=True,
             relative_ridge=relative_ridge,
             method="exact",
+            groups=groups,
         )
+        without = summary.log_rank_without
+        estimates = {name: getattr(summary, name) for name in _FUNCTIONALS} | estimates
     except ZeroTraceError:
         estimates[TEXT_RANK] = Estimate.exact(1.0)
-        return Writing(tuple(texts), encoder.name, estimates, None, entropies, encoder.signature)
-    estimates = {name: getattr(summary, name) for name in _FUNCTIONALS} | estimates
-    without = summary.log_rank_without
     return Writing(tuple(texts), encoder.name, estimates, without, entropies, encoder.signature)
 
 

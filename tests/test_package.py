@@ -23,7 +23,7 @@ HOUSE = [
     {"monitor"},
     {"options", "observing"},
     {"stop"},
-    {"instrument", "watch"},
+    {"completions", "instrument", "watch"},
     {"cadence", "lineage", "measure", "outlet", "writing"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},

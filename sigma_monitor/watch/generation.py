@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from sigma_monitor.detection import Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
-from sigma_monitor.spectrum.uncertainty import paired_standard_error
+from sigma_monitor.spectrum.uncertainty import jackknife_standard_error, paired_standard_error
 from sigma_monitor.writing import Writing
 
 __all__ = ["GenerationWatch", "SeriesWatch"]
@@ -83,10 +83,15 @@ class SeriesWatch:
 
 
 class GenerationWatch:
-    """The two series of the generation channel, and their standard errors."""
+    """The series of the generation channel, and their standard errors.
 
-    def __init__(self, **options: Any) -> None:
-        self.series = {key: SeriesWatch(key, **options) for key in (TEXT_RANK, ENTROPY)}
+    Args:
+        series: Keys of the estimates: without the likelihoods there is no output entropy.
+        **options: Of `SeriesWatch`.
+    """
+
+    def __init__(self, series: Sequence[str], **options: Any) -> None:
+        self.series = {key: SeriesWatch(key, **options) for key in series}
         self._paired_with: dict[str, Any] | None = None  # encoder; values by text, at the baseline
         self._latest_as_baselines: dict[str, Any] | None = None  # the latest writing as a baseline
 
@@ -104,10 +109,7 @@ class GenerationWatch:
     def update(self, step: int, writing: Writing) -> list[Alert]:
         """Take what was written at one check into account; the events it raised."""
         waiting = any(series.status is Status.WARMUP for series in self.series.values())
-        values = {
-            TEXT_RANK: (writing.log_rank, self._rank_error(writing)),
-            ENTROPY: (writing.log_entropy, self._entropy_error(writing)),
-        }
+        values = {key: self._value(key, writing) for key in self.series}
         events = []
         for key, (log_value, stderr) in values.items():
             events += self.series[key].update(step, log_value, stderr, writing.estimates[key])
@@ -119,6 +121,12 @@ class GenerationWatch:
             "reference": referred,
         }
         return events
+
+    def _value(self, key: str, writing: Writing) -> tuple[float, float]:
+        """Natural log, and the standard error of its change since the baseline."""
+        if key == ENTROPY:
+            return writing.log_entropy, self._entropy_error(writing)
+        return writing.log_rank, self._rank_error(writing)
 
     def of_another_encoder(self, writing: Writing) -> bool:
         """Whether its embeddings cannot be compared with those at the baseline."""
@@ -155,17 +163,20 @@ class GenerationWatch:
             series.detector.expect(writings)
 
     def _rank_error(self, writing: Writing) -> float:
-        """Standard error of the change of the log rank on the same prompts."""
+        """Standard error of the change of the log rank."""
         now, before = writing.log_rank_without, self._before(TEXT_RANK)
-        if now is None or before is None or len(now) != len(before):
+        if now is None or before is None or (writing.paired and len(now) != len(before)):
             return 0.0
-        error = paired_standard_error(before, now)
+        if writing.paired:
+            error = paired_standard_error(before, now)
+        else:  # each check has prompts of its own, and nothing cancels
+            error = math.hypot(*(jackknife_standard_error(x) for x in (before, now) if len(x)))
         return error if math.isfinite(error) else 0.0
 
     def _entropy_error(self, writing: Writing) -> float:
-        """Likewise of the log of the mean entropy."""
+        """Likewise of the log of the mean entropy, on the same prompts."""
         now, before = writing.entropies, self._before(ENTROPY)
-        if before is None or len(now) != len(before) or len(now) < 2:
+        if now is None or before is None or len(now) != len(before) or len(now) < 2:
             return 0.0
         spread = float(np.std(now - before, ddof=1)) / math.sqrt(len(now))
         return spread / max(float(before.mean()), 1e-12)
@@ -214,5 +225,5 @@ def _pairing(writing: Writing) -> dict[str, Any]:
         "encoder": writing.encoder,
         "signature": list(writing.signature),
         TEXT_RANK: [] if without is None else without.tolist(),
-        ENTROPY: writing.entropies.tolist(),
+        ENTROPY: [] if writing.entropies is None else writing.entropies.tolist(),
     }

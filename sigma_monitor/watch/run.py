@@ -10,6 +10,7 @@ from sigma_monitor.alert import Alert, Channel, Status
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.measure import Measured
 from sigma_monitor.probing import TokenLosses
+from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
 from sigma_monitor.watch.channel import ChannelWatch
 from sigma_monitor.watch.generation import GenerationWatch
 from sigma_monitor.watch.layer import LayerWatch
@@ -32,6 +33,7 @@ class WatchOptions:
     has_loss: bool = True  # the model has a token loss, so that there is a held-out one
     expected_checks: int | None = None
     expected_writings: int | None = None  # checks of the generation channel
+    writing_series: tuple[str, ...] = (TEXT_RANK, ENTROPY)  # that it watches
     warmup_steps: int = 0  # of the learning rate
     # Thresholds, by channel:
     representation: Mapping[str, Any] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class RunWatch:
         )
         self.generation = (
             GenerationWatch(
+                options.writing_series,
                 baseline=options.baseline,
                 expected_checks=options.expected_writings,
                 warmup_steps=options.warmup_steps,

@@ -23,7 +23,7 @@ from tests.integrations.models import VOCABULARY, tiny_llama
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
 WORDS = [f"w{i}" for i in range(VOCABULARY - len(SPECIAL))]
-TIMED = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+TIMED = ("step_time", "runtime", "samples_per_second", "steps_per_second")
 CHAT = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
 
@@ -125,4 +125,4 @@ def make_trl(
 def own_metrics(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The Trainer's own log, without ours and without what a clock measured."""
     entries = [e for e in history if not any(name.startswith("sigma/") for name in e)]
-    return [{k: v for k, v in e.items() if k.removeprefix("eval_") not in TIMED} for e in entries]
+    return [{k: v for k, v in e.items() if not k.endswith(TIMED)} for e in entries]
