@@ -97,6 +97,7 @@ class SigmaLightningCallback(_Callback):
         self._max_steps = self.monitor.cadence.max_steps
         self._chosen_probes = probes
         self._model: nn.Module | None = None  # that is watched, during a run
+        self._judged_revision = 0  # of the monitor, when a stop was last agreed on
         self._restored: dict[str, Any] | None = None  # by the checkpoint of this run
         kind = type(self).__qualname__ + ("" if self._name == NAME else f":{self._name}")
         self._state_key = _state_key(kind, self.monitor.instrument.probe, probes)
@@ -119,6 +120,7 @@ class SigmaLightningCallback(_Callback):
         watchers = [o for o in before if isinstance(o, SigmaLightningCallback) and o.active]
         self.monitor.name = distinct_name(self._name, [other.monitor.name for other in watchers])
         self.monitor.reset()
+        self._judged_revision = 0
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of a checkpoint for the begin of the run."""
@@ -181,9 +183,10 @@ class SigmaLightningCallback(_Callback):
     def _check(self, trainer: Any, logger_step: int) -> None:
         monitor, step = self.monitor, trainer.global_step
         assert self._model is not None
-        revision = monitor.revision
         snapshot = monitor.step(self._model, step)
-        if monitor.revision != revision:  # on all ranks or on none
+        # By a check, or by rows observed since the last batch; on all ranks or on none.
+        if monitor.revision != self._judged_revision:
+            self._judged_revision = monitor.revision
             stop = trainer.strategy.reduce_boolean_decision(monitor.should_stop, all=False)
             trainer.should_stop |= stop
         if snapshot is not None:
