@@ -42,6 +42,8 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(example, run):
+    if example.stem == "trl_grpo":
+        pytest.importorskip("trl", reason="the extra trl is not installed")
     done, folder = run(example)
     assert done.returncode == 0, done.stderr
     assert list(folder.glob("runs/*/sigma/record.jsonl"))
@@ -90,6 +92,12 @@ def test_the_loop_under_accelerate_goes_on_from_its_checkpoint(run):
 def logged_at(event_file):
     events = EventAccumulator(str(event_file), size_guidance={"scalars": 0}).Reload()
     return [event.step for event in events.Scalars("sigma/last/effective_rank")]
+
+
+def test_what_grpo_samples_is_seen_to_narrow(run):
+    pytest.importorskip("trl", reason="the extra trl is not installed")
+    done, _ = run(next(path for path in EXAMPLES if path.stem == "trl_grpo"))
+    assert done.stdout.splitlines()[-1] == "status: COLLAPSED"
 
 
 def test_there_are_examples():

@@ -12,7 +12,7 @@ import pytest
 import sigma_monitor
 
 ROOT = Path(sigma_monitor.__file__).parent
-FRAMEWORKS = {"transformers", "lightning", "pytorch_lightning", "wandb"}
+FRAMEWORKS = {"transformers", "lightning", "pytorch_lightning", "trl", "wandb"}
 
 # Whoever stands on a line may import from the lines below it, and from nothing else of ours.
 HOUSE = [

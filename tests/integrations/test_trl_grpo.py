@@ -17,6 +17,7 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.integrations.trl import SigmaGRPOCallback
 from sigma_monitor.probing import Writer
 from sigma_monitor.snapshot import TEXT_RANK
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import (
     Listener,
@@ -32,6 +33,7 @@ pytest.importorskip("trl", reason="the extra trl is not installed")
 
 # Each batch is of one prompt, of 4 completions; a reading of 3 prompts.
 READS = {"prompts": 3}
+CASE = "grpo, its completions read"  # on the page on compatibility
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"gradient_accumulation_steps": 2},
@@ -67,6 +69,7 @@ def trained(name: str, *, monitored: bool) -> Any:
         return left, trainer.state.log_history, listener, found, sigma
 
 
+@shows("TRL", "same weights", case=CASE)
 @pytest.mark.parametrize("name", CASES)
 def test_training_and_the_log_of_trl_are_bitwise_the_same(name: str) -> None:
     plain, monitored = (trained(name, monitored=m)[0] for m in (False, True))
@@ -74,6 +77,7 @@ def test_training_and_the_log_of_trl_are_bitwise_the_same(name: str) -> None:
     assert any("rewards/variety/mean" in entry for entry in plain["losses"])
 
 
+@shows("TRL", "same numbers", case=CASE)
 @pytest.mark.parametrize("name", CASES)
 def test_metrics_come_once_and_its_rewards_never(name: str) -> None:
     _, history, listener, wanted, _ = trained(name, monitored=True)
@@ -130,6 +134,7 @@ def test_completions_of_an_evaluation_are_left_out() -> None:
     assert sigma.seen == 12 * 4  # and not those of 3 evaluations
 
 
+@shows("TRL", "stopped", case=CASE)
 def test_text_that_narrows_raises_an_alert_and_stops(tmp_path: Path) -> None:
     class Narrow(TrainerCallback):
         """Writes one word from step 8 on."""
@@ -149,6 +154,7 @@ def test_text_that_narrows_raises_an_alert_and_stops(tmp_path: Path) -> None:
     assert "COLLAPSED" in [a["kind"] for a in alerts]
 
 
+@shows("TRL", "resumed", case=CASE)
 def test_a_resumed_run_goes_on_from_its_baseline(tmp_path: Path) -> None:
     arguments = {"save_strategy": "steps", "save_steps": 6}
     grpo(tmp_path, reader(baseline="start"), max_steps=6, **arguments).train()
