@@ -17,6 +17,7 @@ from torch import nn
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Probe, ProbeSet, Reading, TokenLosses
+from sigma_monitor.ranks import exchanged, failed
 from sigma_monitor.spectrum.summary import Method
 from sigma_monitor.writing import TextProbe, Writing
 
@@ -155,6 +156,8 @@ class Instrument:
         if fingerprint != self._fingerprint:
             self._forget(fingerprint)
         measured = self._measure(reading, follow=True)
+        if writes:
+            exchanged(None)  # or a rank that failed would leave the others alone with the model
         writing, error = self._write(model, step) if writes else (None, None)
 
         def checked(probes: ProbeSet, reading: Reading, measured: dict[str, Measured]) -> Check:
@@ -229,12 +232,15 @@ class Instrument:
             prepared = time.perf_counter()
             self.once_seconds += prepared - started
             started = prepared
+            exchanged(None)
             # Of the whole probe set: cutting it leaves the prompts as they are.
             assert self._probes is not None
             writing = self.writing_probe.read(model, self._probes, self.tokenizer)
+            exchanged(None)
             self._writing_failures_in_a_row = 0
             return writing, None
-        except Exception as error:
+        except Exception as raised:
+            error = failed(raised)
             self._writing_failures_in_a_row += 1
             described = f"{type(error).__name__}: {error}"
             if self._writing_failures_in_a_row == 1:

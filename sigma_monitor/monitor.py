@@ -35,7 +35,7 @@ from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
-from sigma_monitor.ranks import from_main, is_main
+from sigma_monitor.ranks import exchanged, failed, from_main, is_main
 from sigma_monitor.snapshot import NAME, TURNED, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import OnResume, StopRule
@@ -276,12 +276,16 @@ class SigmaMonitor:
         try:
             started = self._start_clock(model)
             self._apply_budget(step)
-            if not self.cadence.due(step):
+            due = self.cadence.due(step)
+            if due:
+                snapshot = self._check(model, step)
+                self._failures_in_a_row = 0
+            exchanged(None)
+            if not due:
                 return None
-            snapshot = self._check(model, step)
-            self._failures_in_a_row = 0
         except Exception as error:
-            self._note_failure(step, error)
+            snapshot = None
+            self._note_failure(step, failed(error))
         self._finish(step, started)
         self.revision += 1
         return snapshot
@@ -298,8 +302,15 @@ class SigmaMonitor:
         self._afresh &= step in (0, 1)
         if self._resuming:
             self.go_on(step)
-        started = self._start_clock(model)
-        snapshot = self._check(model, step)
+        try:
+            started = self._start_clock(model)
+            snapshot = self._check(model, step)
+            exchanged(None)
+        except Exception as raised:
+            error = failed(raised)  # on several ranks that of all
+            if error is not raised:
+                raise error from raised
+            raise
         self._finish(step, started)
         return snapshot
 
@@ -396,9 +407,10 @@ class SigmaMonitor:
         self._open_outlet = None
 
     def _start_clock(self, model: nn.Module) -> float:
-        """Time at which a check begins, once the device has done what training gave it."""
+        """Time at which a check begins, once device and ranks have done what training gave them."""
         self.instrument.restart_clock()
         synchronise(model)
+        exchanged(None)  # training would wait for the slowest rank too: that is no cost of a check
         return time.perf_counter()
 
     def _finish(self, step: int, started: float) -> None:
@@ -408,7 +420,7 @@ class SigmaMonitor:
         every = 1 if writer is None else writer.every
         self.cadence.finish(step, seconds, once, extra=writing, extra_every=every)
         self.cadence.confirm_early(wanted=self._watch is not None and self._watch.excursion)
-        self._agree()
+        self._agree(step)
         if self.cadence.planned:
             self._suit_windows()
 
@@ -422,6 +434,7 @@ class SigmaMonitor:
             writes=writer is not None and writer.due(self.checks + 1),
             part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
         )
+        exchanged(None)  # all ranks have measured, before any of them concludes
         if check.writing_error is not None:
             self.note("writing_failed", step=step, error=check.writing_error)
         self._recognise(check.fingerprint, step)
@@ -724,7 +737,9 @@ class SigmaMonitor:
     def _note_failure(self, step: int, error: Exception) -> None:
         self.failures += 1
         self._failures_in_a_row += 1
-        if self.failures == 1:
+        # A failure of one rank is one of all; that one has its traceback.
+        tells = is_main() or error.__cause__ is not None
+        if self.failures == 1 and tells:
             _logger.warning(
                 "sigma_monitor: the check at step %d failed (%s: %s); training goes on, further "
                 "failures are counted silently",
@@ -733,7 +748,7 @@ class SigmaMonitor:
                 error,
                 exc_info=error,
             )
-        if self.disabled:
+        if self.disabled and tells:
             _logger.warning(
                 "sigma_monitor: switched off after %d failed checks in a row", _FAILURES_ALLOWED
             )
@@ -741,23 +756,29 @@ class SigmaMonitor:
         for alert in [] if self._watch is None else self._watch.missed(step):
             self._outlet.alert(self._worded(alert))
 
-    def _agree(self) -> None:
+    def _agree(self, step: int) -> None:
         """Every rank goes on with rank 0's conclusions."""
         cadence = self.cadence
         conclusions = (
             self.should_stop,
             self.stop_reason,
-            self._failures_in_a_row,
+            self.checks,
             cadence.spacing,
             cadence.next_step,
         )
+        try:
+            agreed = from_main(conclusions)
+        except Exception as error:  # the ranks have lost each other, which ends a training
+            self._failures_in_a_row = _FAILURES_ALLOWED
+            self._note_failure(step, error)
+            return
         (
             self.should_stop,
             self.stop_reason,
-            self._failures_in_a_row,
+            self.checks,
             cadence.spacing,
             cadence.next_step,
-        ) = from_main(conclusions)
+        ) = agreed
 
     @property
     def _outlet(self) -> Outlet:

@@ -15,7 +15,7 @@ from sigma_monitor.integrations.harmless import harmless
 from sigma_monitor.integrations.transformers import SigmaCallback
 from sigma_monitor.options import generation_options
 from sigma_monitor.probing import EncoderSpec, ProbeSet
-from sigma_monitor.ranks import from_all, is_main
+from sigma_monitor.ranks import exchanged, is_main
 
 __all__ = ["SigmaGRPOCallback"]
 
@@ -153,7 +153,7 @@ class SigmaGRPOCallback(SigmaCallback):
                 "empty. Pass the SigmaGRPOCallback in reward_funcs= too.",
                 step,
             )
-        kept = from_all(list(self._batches))
+        kept = exchanged(list(self._batches))
         self._batches.clear()
         size = getattr(self._attached(), "num_generations", None)
         for parts in _newest_of_all(kept):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigma_monitor.errors import InputError, ProbeError
-from sigma_monitor.probing.guard import untouched
+from sigma_monitor.probing.guard import seed_generators, untouched
 from sigma_monitor.probing.layers import (
+    CallCount,
     LayerSpec,
     captured,
     find_layers,
@@ -25,6 +26,8 @@ from sigma_monitor.probing.layers import (
 )
 from sigma_monitor.probing.pooling import Pooling, Rows, check_pooling, pool
 from sigma_monitor.probing.probe_set import ProbeSet
+from sigma_monitor.probing.split import Part, Share, can_split, from_all_ranks, is_sharded
+from sigma_monitor.ranks import exchanged, place
 
 __all__ = ["EmbedFn", "Probe", "Reading", "TokenLosses", "device_of", "out_of_memory"]
 
@@ -119,56 +122,96 @@ class Probe:
         labels. Held-out loss costs the head only, applied to the hidden states in blocks of at most
         64 MiB of logits; it is None where the head alone does not give the model's own logits.
 
+        On several ranks a collective: each reads its share, all get the whole. One that raises is
+        to tell the others, see `ranks.failed`.
+
         Raises:
             InputError: When a layer does not exist.
             ProbeError: When a layer gave no hidden states, or one example alone exceeds the memory.
         """
         model = without_wrapper(model)
         with untouched(model, seed=self.seed):
+            if self.embed_fn is None:
+                find_layers(_read_part(model), self.layers)
+            split, sharded = can_split(model, probes.fingerprint), is_sharded(model)
+            rank, ranks = place() if split else (0, 1)
             while True:
-                try:
-                    return self._pass(model, probes)
-                except RuntimeError as error:
-                    if not out_of_memory(error):
-                        raise
-                    if self.micro_batch == 1:
-                        raise ProbeError(
-                            "one probe example alone exceeds the memory: pass shorter probes "
-                            "(max_length=)."
-                        ) from error
+                share = Share.of(len(probes), self.micro_batch, rank=rank, ranks=ranks)
+                parts = self._pass(model, probes, share, sharded=sharded)
+                if not any(exchanged(parts is None)):
+                    break
+                parts = None  # what another rank has read is read again
                 self.micro_batch //= 2
+            assert parts is not None
+            return _joined(from_all_ranks(parts, share.total) if split else parts)
 
-    def _pass(self, model: nn.Module, probes: ProbeSet) -> Reading:
+    def _pass(
+        self, model: nn.Module, probes: ProbeSet, share: Share, *, sharded: bool
+    ) -> list[Part] | None:
+        """The micro-batches of a share; None when memory ran out.
+
+        The other ranks of a sharded model wait in their forward passes for this one: it makes all
+        of its own, also after a failure, unless that was in the middle of one.
+        """
+        losses, parts = _Losses(), []
+        failure: Exception | None = None
+        fits = True
+        for number in share.own:
+            batch_number = min(number, share.total - 1)
+            batch = probes.batch(batch_number, share.size)
+            seed_generators(self.seed + batch_number)
+            calls = CallCount(_read_part(model))
+            try:
+                with calls:
+                    parts.append(self._read_batch(model, batch, losses))
+            except Exception as error:
+                if not isinstance(error, RuntimeError) or not out_of_memory(error):
+                    failure = failure or error
+                elif self.micro_batch == 1:
+                    failure = failure or _too_long(error)
+                else:
+                    fits = False
+                if not sharded:
+                    break
+                if not calls.made:
+                    self._stand_in(model, batch)
+        if failure is not None:
+            raise failure
+        return parts if fits else None
+
+    def _stand_in(self, model: nn.Module, batch: dict[str, Tensor]) -> None:
+        """The forward pass that the other ranks wait in, and nothing more."""
+        with suppress(Exception), self.context():
+            model = _read_part(model)
+            inputs = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
+            model(**_accepted(model, inputs))
+
+    def _read_batch(self, model: nn.Module, batch: dict[str, Tensor], losses: _Losses) -> Part:
         device = device_of(model)
-        rows: dict[str, list[Rows]] = {}
-        losses = _Losses()
-        call = self._call_embed_fn if self.embed_fn is not None else self._call_model
-        for batch in probes.batches(self.micro_batch):
-            # A copy: a model that writes into its inputs must not reach the probe set.
-            inputs = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
-            if self.embed_fn is None and is_sentence_transformer(model):
-                inputs = _first_text(inputs)
-            for name, hidden in call(model, inputs, losses).items():
-                mask = _mask_of(model, inputs, hidden)
-                rows.setdefault(name, []).append(pool(hidden, mask, self.pooling))
-        layers = {name: _joined(parts) for name, parts in rows.items()}
-        finite = torch.stack([joined.finite.cpu() for joined in layers.values()]).all(0)
-        return Reading(layers, float(finite.double().mean()), losses.result())
+        # A copy: a model that writes into its inputs must not reach the probe set.
+        inputs = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
+        if self.embed_fn is None and is_sentence_transformer(model):
+            inputs = _first_text(inputs)
+        call = self._call_model if self.embed_fn is None else self._call_embed_fn
+        states, measured = call(model, inputs, losses)
+        layers = {
+            name: pool(hidden, _mask_of(model, inputs, hidden), self.pooling)
+            for name, hidden in states.items()
+        }
+        return Part(layers, measured)
 
     def _call_embed_fn(
         self, model: nn.Module, inputs: dict[str, Tensor], _losses: _Losses
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], None]:
         assert self.embed_fn is not None
         with self.context():
             embedded = self.embed_fn(model, inputs)
-        return {"last": hidden_states(embedded, "embed_fn").detach()}
+        return {"last": hidden_states(embedded, "embed_fn").detach()}, None
 
     def _call_model(
         self, model: nn.Module, inputs: dict[str, Tensor], losses: _Losses
-    ) -> dict[str, Tensor]:
-        sentences = is_sentence_transformer(model)
-        if not sentences and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            model = _encoder(model)
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+        sentences, model = is_sentence_transformer(model), _read_part(model)
         modules = find_layers(model, self.layers)
         before_head = find_layers(model, _LAST) if _head(model) is not None else {}
         with captured(before_head | modules) as outputs, self.context():
@@ -179,46 +222,46 @@ class Probe:
                 f"layer {missing[0]} was not used in the forward pass: pass another one in layers=."
             )
         hidden = {name: hidden_states(output, name) for name, output in outputs.items()}
+        measured = None
         if _LAST in hidden and hidden[_LAST].ndim == 3:
-            losses.add(model, hidden[_LAST], getattr(result, "logits", None), inputs)
-        return {name: hidden[name] for name in modules}
+            logits = getattr(result, "logits", None)
+            measured = losses.of(model, hidden[_LAST], logits, inputs)
+        return {name: hidden[name] for name in modules}, measured
 
 
 class _Losses:
     """Held-out token cross-entropy of each example, micro-batch by micro-batch."""
 
     def __init__(self) -> None:
-        self.sums: list[Tensor] = []
-        self.tokens: list[Tensor] = []
         self.possible = True
+        self.compared = False  # with the model's own logits
 
-    def add(
+    def of(
         self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
-    ) -> None:
-        """Add a micro-batch; a head that cannot be applied by itself ends the measurement."""
+    ) -> tuple[Tensor, Tensor] | None:
+        """Sums and tokens of a micro-batch; None once the head cannot be applied by itself."""
         try:
             placed = {name: tensor.to(hidden.device) for name, tensor in inputs.items()}
-            self._add(model, hidden, logits, placed)
+            found = self._of(model, hidden, logits, placed) if self.possible else None
         except (RuntimeError, TypeError) as error:  # packed, sharded or offloaded weights
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            self.possible = False
+            found = None
+        self.possible = found is not None
+        return found
 
-    def _add(
+    def _of(
         self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
-    ) -> None:
+    ) -> tuple[Tensor, Tensor] | None:
         head = _head(model)
         ids = inputs.get("labels", inputs.get("input_ids"))
-        if not self.possible or head is None or ids is None or ids.shape != hidden.shape[:2]:
-            self.possible = False
-            return
-        if ids.shape[1] < 2:  # nothing is predicted
-            return
+        if head is None or ids is None or ids.shape != hidden.shape[:2] or ids.shape[1] < 2:
+            return None
         if isinstance(logits, Tensor):
             logits = logits.to(hidden.device)
-        if not self.sums and not _head_gives(head, hidden, logits):
-            self.possible = False
-            return
+        if not self.compared and not _head_gives(head, hidden, logits):
+            return None
+        self.compared = True
         labels = ids
         mask = inputs.get("attention_mask")
         if mask is not None and mask.shape == ids.shape:
@@ -238,14 +281,8 @@ class _Losses:
             for start in range(0, len(targets), block)
         ]
         wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # no fp64 there
-        self.sums.append(torch.cat(losses).view(len(ids), -1).sum(1, dtype=wide))
-        self.tokens.append((labels[:, 1:] != _IGNORED_LABEL).sum(1))
-
-    def result(self) -> TokenLosses | None:
-        if not self.possible or not self.sums:
-            return None
-        sums, tokens = torch.cat(self.sums).tolist(), torch.cat(self.tokens).tolist()
-        return TokenLosses(tuple(sums), tuple(tokens)) if sum(tokens) else None
+        sums = torch.cat(losses).view(len(ids), -1).sum(1, dtype=wide)
+        return sums, (labels[:, 1:] != _IGNORED_LABEL).sum(1)
 
 
 def _head(model: nn.Module) -> nn.Linear | None:
@@ -278,7 +315,22 @@ def _vocabulary(head: nn.Linear) -> int:
     return head.weight.shape[0]
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _too_long(cause: RuntimeError) -> ProbeError:
+    error = ProbeError(
+        "one probe example alone exceeds the memory: pass shorter probes (max_length=)."
+    )
+    error.__cause__ = cause
+    return error
+
+
+def _joined(parts: Sequence[Part]) -> Reading:
+    """The micro-batches of the whole probe set, in order, as one reading."""
+    layers = {name: _rows_of([part.layers[name] for part in parts]) for name in parts[0].layers}
+    finite = torch.stack([rows.finite.cpu() for rows in layers.values()]).all(0)
+    return Reading(layers, float(finite.double().mean()), _losses_of(parts))
+
+
+def _rows_of(parts: Sequence[Rows]) -> Rows:
     groups: list[Tensor] = []
     offset = 0
     for part in parts:
@@ -291,6 +343,15 @@ def _joined(parts: list[Rows]) -> Rows:
         pooled=torch.cat([part.pooled for part in parts]),
         finite=torch.cat([part.finite for part in parts]),
     )
+
+
+def _losses_of(parts: Sequence[Part]) -> TokenLosses | None:
+    known = [part.losses for part in parts if part.losses is not None]
+    if len(known) < len(parts):
+        return None
+    sums = torch.cat([sums for sums, _ in known]).tolist()
+    tokens = torch.cat([tokens for _, tokens in known]).tolist()
+    return TokenLosses(tuple(sums), tuple(tokens)) if sum(tokens) else None
 
 
 def _accepted(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -337,8 +398,11 @@ def _mask_of(model: nn.Module, inputs: Mapping[str, Tensor], hidden: Tensor) -> 
     return shortened
 
 
-def _encoder(model: Any) -> nn.Module:
+def _read_part(model: Any) -> nn.Module:
     """An encoder-decoder is read at its encoder, which needs no decoder inputs."""
+    pair = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if not pair or is_sentence_transformer(model):
+        return model  # type: ignore[no-any-return]
     encoder: nn.Module = model.get_encoder()
     return encoder
 

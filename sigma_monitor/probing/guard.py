@@ -11,13 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["frozen_generators", "untouched"]
+__all__ = ["frozen_generators", "seed_generators", "untouched"]
 
 # Elements. Rotary tables and running statistics are far below; quantised weights, which some
 # libraries keep as buffers and no forward changes, are far above.
 _LARGEST_COPIED_BUFFER = 2**20
 
 _SCALARS = (bool, int, float, str, type(None))
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the generators of python, numpy and torch (all devices)."""
+    # Not torch.manual_seed: on an uninitialised CUDA that would queue a seed for later.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    if numpy_random is not None:
+        numpy_random.seed(seed % 2**32)
 
 
 @contextmanager
@@ -35,13 +47,7 @@ def frozen_generators(seed: int) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(range(1), device_type="mps"))
         else:
             stack.enter_context(torch.random.fork_rng(()))
-        # Not torch.manual_seed: on an uninitialised CUDA that would queue a seed for later.
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.manual_seed_all(seed)
-        random.seed(seed)
-        if numpy_random is not None:
-            numpy_random.seed(seed % 2**32)
+        seed_generators(seed)
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sigma_monitor.errors import InputError, ProbeError
 
 __all__ = [
+    "CallCount",
     "LayerSpec",
     "captured",
     "find_layers",
@@ -136,6 +137,23 @@ def captured(modules: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
             handle = module.register_forward_hook(keep(name))
             stack.callback(handle.remove)
         yield outputs
+
+
+class CallCount:
+    """Counts the forward passes of a module that begin inside; no hook is left behind."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.made = 0
+        self._module = module
+
+    def __enter__(self) -> None:
+        self._hook = self._module.register_forward_pre_hook(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _count(self, _module: nn.Module, _inputs: Any) -> None:
+        self.made += 1
 
 
 def hidden_states(output: Any, layer: str) -> Tensor:

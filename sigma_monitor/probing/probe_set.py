@@ -206,10 +206,10 @@ class ProbeSet:
             {name: tensor[:n] for name, tensor in self.tensors.items()}, self.held_out, self.source
         )
 
-    def batches(self, size: int) -> Iterator[dict[str, Tensor]]:
-        """Model inputs in micro-batches of at most `size` examples, in order."""
-        for start in range(0, len(self), size):
-            yield {name: tensor[start : start + size] for name, tensor in self.tensors.items()}
+    def batch(self, number: int, size: int) -> dict[str, Tensor]:
+        """Model inputs of one micro-batch of at most `size` examples, counted from 0."""
+        rows = slice(number * size, (number + 1) * size)
+        return {name: tensor[rows] for name, tensor in self.tensors.items()}
 
 
 def tokenized(texts: Sequence[str], tokenizer: Any, max_length: int) -> dict[str, Tensor]:

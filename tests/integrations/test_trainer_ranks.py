@@ -14,7 +14,7 @@ import pytest
 from tests.compatibility import shows
 from tests.integrations.hosts import record_of
 from tests.integrations.sharded_loop import STOPPED
-from tests.integrations.trainer_ranks import EVERY, ONSET
+from tests.integrations.trainer_ranks import EVERY, ONSET, TROUBLE_AT
 from tests.test_ranks import free_port
 
 
@@ -51,9 +51,14 @@ def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
     assert ONSET < first["step"] == second["step"] <= ONSET + 6 * EVERY
     assert first["reason"] == second["reason"] == f"COLLAPSED at step {first['step']}"
     assert first["weights"] == second["weights"]
-    assert first["failures"] == (trouble == "raises_0")
-    assert second["failures"] == (trouble == "raises_1")
+    assert first["failures"] == second["failures"] == trouble.startswith("raises")
     record = record_of(tmp_path)
+    failed = [event["error"] for event in record.events if event["event"] == "failed"]
+    rank = trouble[-1]
+    told = f"RankError: on rank {rank}: RuntimeError: cannot embed this time"
+    assert failed == ([told] if trouble.startswith("raises") else [])
+    finite = {snapshot.step: snapshot.finite for snapshot in record.snapshots}
+    assert finite.get(TROUBLE_AT) == (0.5 if trouble.startswith("nan") else None)
     assert [a["kind"] for a in record.alerts].count("STOPPED") == 1
     assert [event["event"] for event in record.events].count("closed") == 1
     assert first["logged"] == len(record.snapshots)

@@ -230,7 +230,7 @@ def test_what_a_prompt_has_on_several_processes_is_put_together(
             assert called(sigma, prompts, 10 * batch + 2 * rank) == [None, None]
     ranks[1]._batches.popleft()
     kept = [list(sigma._batches) for sigma in ranks]
-    monkeypatch.setattr("sigma_monitor.integrations.trl.from_all", lambda _: kept)
+    monkeypatch.setattr("sigma_monitor.integrations.trl.exchanged", lambda _: kept)
     ranks[0]._hand_over(4)
     read = [[tokens[0] for tokens in group] for group in ranks[0]._probe._waiting]
     assert read == [[10 * b + i for i in range(4)] for b in (2, 3)]
