@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,15 @@ from tests.integrations.trainer_ranks import EVERY, ONSET, TROUBLE_AT
 from tests.test_ranks import free_port
 
 
+def code_of(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code; one that hangs is made to say where, and ended."""
+    try:
+        return process.wait(timeout=200)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        return process.wait(timeout=20)
+
+
 def ranks(folder: Path, *arguments: str, module: str = "trainer_ranks") -> list[dict[str, Any]]:
     """What each of two processes reports."""
     folder.mkdir(exist_ok=True)
@@ -25,7 +35,7 @@ def ranks(folder: Path, *arguments: str, module: str = "trainer_ranks") -> list[
     running = []
     for rank in ("0", "1"):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-        own = {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
+        own = {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         running.append(
             subprocess.Popen(
                 [sys.executable, "-m", f"tests.integrations.{module}", str(folder), *arguments],
@@ -35,8 +45,8 @@ def ranks(folder: Path, *arguments: str, module: str = "trainer_ranks") -> list[
                 stderr=subprocess.STDOUT,
             )
         )
-    codes = [process.wait(timeout=240) for process in running]
-    errors = [(folder / f"rank{rank}.log").read_text()[-2000:] for rank in (0, 1)]
+    codes = [code_of(process) for process in running]
+    errors = [(folder / f"rank{rank}.log").read_text()[-6000:] for rank in (0, 1)]
     assert codes == [0, 0], "\n".join(errors)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
