@@ -25,6 +25,7 @@ __all__ = [
     "Alert",
     "Estimate",
     "Lineage",
+    "Observation",
     "ProbeSet",
     "SigmaCallback",
     "SigmaLightningCallback",
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from sigma_monitor.lineage import Lineage
     from sigma_monitor.monitor import SigmaMonitor
     from sigma_monitor.probing import ProbeSet
-    from sigma_monitor.snapshot import Snapshot
+    from sigma_monitor.snapshot import Observation, Snapshot
     from sigma_monitor.spectrum import (
         SpectralDrift,
         SpectralSummary,
@@ -62,6 +63,7 @@ _HOMES = {
     "Alert": "sigma_monitor.alert",
     "Estimate": "sigma_monitor.estimate",
     "Lineage": "sigma_monitor.lineage",
+    "Observation": "sigma_monitor.snapshot",
     "ProbeSet": "sigma_monitor.probing",
     "SigmaCallback": "sigma_monitor.integrations.transformers",
     "SigmaLightningCallback": "sigma_monitor.integrations.lightning",

@@ -88,7 +88,7 @@ class Cadence:
         return self.spacing is not None and self.spacing > self.shortest * _MOST_SNAP_COST
 
     def overhead_with(self, seconds: float = 0.0) -> float | None:
-        """Share of wall time spent in checks, one of `seconds` included that has not finished.
+        """Share of wall time in checks and observations, one of `seconds` that goes on included.
 
         None before any training time was seen.
         """

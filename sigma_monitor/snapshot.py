@@ -67,14 +67,14 @@ class Snapshot:
     step: int  # training step
     check: int  # number of the check, from 1
     time: float  # seconds since the epoch, UTC
-    status: Status  # the worst over layers
+    status: Status  # the worst over layers, channels and observed rows
     layers: Mapping[str, Mapping[str, Estimate]]
     ratios: Mapping[str, float]  # layer -> effective rank over its baseline
     finite: float  # share of probe examples whose embeddings are finite
     loss: float | None  # token cross-entropy on the probe set, nats; None without a language head
     alerted: bool  # an alert of severity warn or error was raised
     seconds: float  # wall time of this check
-    overhead: float | None  # share of the run's wall time spent in checks so far
+    overhead: float | None  # share of the run's wall time in checks and observations so far
     rows: int  # rows of the spectrum (tokens, or examples)
     examples: int  # size of the probe set
     fingerprint: str  # of the probe set and the conventions; others are never compared

@@ -19,7 +19,7 @@ _TITLES: dict[AlertKind, str] = {
     "VANISHED": "sigma: representations have vanished",
     "NO_DATA": "sigma: no measurements",
     "FLAPPING": "sigma: status flaps, alerts are held back",
-    "STOPPED": "sigma: training stopped on collapse",
+    "STOPPED": "sigma: a stop that was asked for is due",
 }
 _EXPANSION_TITLE = "sigma: representations are expanding"
 _GENERATION_TITLES: dict[AlertKind, str] = {

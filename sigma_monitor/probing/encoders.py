@@ -107,7 +107,7 @@ def find_encoder(spec: EncoderSpec, model: nn.Module, tokenizer: Any) -> Encoder
     except ImportError as error:
         raise InputError(
             f'encoder={spec!r}: this is neither "hashing" nor "start", so it would be a '
-            "sentence-transformers model, and sentence-transformers is not installed."
+            'sentence-transformers model, which needs pip install "sigma-monitor[encoders]".'
         ) from error
     return Encoder(spec, SentenceTransformer(spec).encode)
 

@@ -53,7 +53,7 @@ class JsonlSink:
         self._append("alert", alert.to_dict())
 
     def note(self, event: str, details: Mapping[str, Any]) -> None:
-        """Append a line of type `event`: started, resumed, failed, closed.
+        """Append a line of type `event`; `details` are its fields.
 
         `closed` with `interrupted` is of a run that did not come to its end.
         """

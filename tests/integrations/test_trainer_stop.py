@@ -227,7 +227,7 @@ def test_the_reason_is_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixt
     callback = eager(stop_on_collapse=True, **START)
     run(tmp_path, Flatten(ONSET), callback)
     shown = capsys.readouterr().err
-    assert shown.count("[sigma: training stopped on collapse]") == 1
+    assert shown.count("[sigma: a stop that was asked for is due]") == 1
     assert shown.count("[sigma: representations have collapsed]") == 1
     assert str(callback.monitor.stop_reason) in shown
 

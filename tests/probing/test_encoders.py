@@ -425,7 +425,7 @@ def test_names_choose_the_encoders_of_their_own():
 
 def test_a_missing_sentence_transformers_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # as if it were not installed
-    with pytest.raises(InputError, match=r"'my-model'.*sentence-transformers is not installed"):
+    with pytest.raises(InputError, match=r"'my-model'.*pip install .*encoders"):
         find_encoder("my-model", nn.Identity(), None)
 
 
