@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d
 
 from sigma_monitor import SigmaMonitor
 from tests.probing.split_ranks import SmallCausalLM, last_rank, probes_of
+from tests.processes import leave
 
 COLLECTIVES = (
     "all_gather",
@@ -105,5 +106,4 @@ def work(rank, world, folder):
     calls = Calls()
     report = train(folder, calls)
     (folder / f"rank{rank}.json").write_text(json.dumps(report | {"calls": calls.made}))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from sigma_monitor import SigmaMonitor
+from tests.processes import leave
 
 WIDTH = 16
 
@@ -36,4 +37,4 @@ def observe_on(rank, port, folder):
     monitor.close()
     result = {"measured": measured, "stopped": stopped, "reason": monitor.stop_reason}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
+    leave()

@@ -15,8 +15,8 @@ from sigma_monitor.sinks import JsonlSink, MetricsSink, read_record
 from sigma_monitor.snapshot import Observation
 from tests.clock import stop_the_clock
 from tests.observing_ranks import WIDTH, observe_on, spread
+from tests.processes import free_port
 from tests.test_monitor import Dial, Listener
-from tests.test_ranks import free_port
 
 
 class Hearer(Listener):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import random
-import socket
 import time
 
 import torch
@@ -14,17 +11,9 @@ import torch.multiprocessing as multiprocessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sigma_monitor import ProbeSet, SigmaMonitor
+from tests.processes import free_port, leave
 
 STEPS = 100
-
-
-def free_port():
-    """Below those that the system gives to anybody who connects, and may give until it is used."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def train(rank, port, folder):
@@ -64,7 +53,7 @@ def train(rank, port, folder):
     monitor.close()
     result = {"checks": checks, "stopped": stopped, "reason": monitor.stop_reason}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
-    dist.destroy_process_group()
+    leave()
 
 
 def test_ranks_check_and_stop_at_the_same_steps_and_rank_0_alone_writes(tmp_path):

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 
 from sigma_monitor import ProbeSet, SigmaMonitor
 from tests.integrations.models import Letters, tiny_llama, token_rows
+from tests.processes import leave
 
 STEPS, ONSET = 30, 6
 STOPPED = 24  # where the monitor stops it
@@ -73,8 +74,7 @@ def main(folder: Path, *, watched: bool) -> None:
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
     if sharded:
-        dist.barrier()
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tests.compatibility import shows
 from tests.integrations.hosts import record_of
 from tests.integrations.sharded_loop import STOPPED
 from tests.integrations.trainer_ranks import EVERY, ONSET, TROUBLE_AT
-from tests.test_ranks import free_port
+from tests.processes import free_port
 
 
 def code_of(process: subprocess.Popen[bytes]) -> int:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tests.integrations.hosts import Flatten, eager, make_trainer
 from tests.integrations.models import tiny_llama, token_rows
+from tests.processes import leave
 
 ONSET, EVERY, TROUBLE_AT = 10, 2, 6
 
@@ -56,8 +56,7 @@ def main(folder: Path, trouble: str) -> None:
         "logged": sum("sigma/status" in entry for entry in trainer.state.log_history),
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
-    dist.barrier()  # or the first to leave takes the other's connection with it
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import nn
 
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.ranks import failed, place
+from tests.processes import leave
 
 VOCABULARY, WIDTH, LENGTH = 50, 16, 9
 
@@ -165,5 +166,4 @@ def work(rank, world, folder):
     store = f"file://{folder / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.save(plain_report() | sharded_report(), folder / f"rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()

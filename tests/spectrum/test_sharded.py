@@ -12,6 +12,7 @@ from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum import spectral_summary
 from sigma_monitor.spectrum.result import FUNCTIONALS
 from sigma_monitor.spectrum.sharded import sharded_summary
+from tests.processes import leave
 from tests.spectrum.matrices import gaussian, rows_with
 
 N, M = 160, 120  # above 64 features: test vectors are random
@@ -86,8 +87,7 @@ def work(rank, ranks, folder):
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks
     )
     torch.save(results(rank, ranks), folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module", params=SHARDS, ids=lambda ranks: f"{ranks} ranks")

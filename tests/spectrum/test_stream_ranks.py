@@ -11,6 +11,7 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum.exact import decompose
 from sigma_monitor.spectrum.stream import GramStream
+from tests.processes import leave
 from tests.spectrum.matrices import EPS, gaussian
 from tests.spectrum.test_stream import assert_same, product_error
 
@@ -92,7 +93,7 @@ def work(rank, world, folder):
     store = f"file://{folder / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.save(report(rank), folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module", params=SHARDS, ids=lambda world: f"{world} ranks")
