@@ -29,7 +29,8 @@ HOSTS = {
 # Written by hand: host, strategy, why no test ran; host, versions, what is known of a failure.
 NOT_RUN = (
     ("Trainer", "FSDP, configured by `fsdp=`", "on CPUs the Trainer falls back to DDP"),
-    ("accelerate, Lightning", "FSDP", "not tried; FSDP2 was run in a plain loop"),
+    ("accelerate, Lightning", "FSDP", "not tried; FSDP1 and FSDP2 were run in a plain loop"),
+    ("any", "DeepSpeed", "not tried"),
     ("TRL", "several processes; vLLM", "not tried"),
     ("axolotl", "`axolotl train`", "not tried; the plugin was run without it, see hosts.md"),
     ("TRL", "beside transformers 4", "needs a TRL of its time, which was not tried"),

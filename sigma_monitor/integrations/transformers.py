@@ -26,7 +26,7 @@ from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.probe_set import is_map_style
-from sigma_monitor.ranks import is_main
+from sigma_monitor.ranks import exchanged, failed, is_main
 from sigma_monitor.sinks.wandb import bound_alert_retries
 from sigma_monitor.snapshot import NAME
 
@@ -158,7 +158,7 @@ class SigmaCallback(TrainerCallback):
         if self.monitor.instrument.tokenizer is None:
             self.monitor.instrument.tokenizer = processing_class
         if self.monitor.probes is None:
-            self.monitor.probes = self._default_probes(train_dataloader, eval_dataloader)
+            self.monitor.probes = self._agreed_probes(train_dataloader, eval_dataloader)
             if self.monitor.probes is None:
                 self.active = False
                 return
@@ -313,6 +313,15 @@ class SigmaCallback(TrainerCallback):
             return
         self._saved = saved
         self.monitor.go_on(step)
+
+    def _agreed_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
+        """The default probes; where one rank cannot choose them, none of the ranks goes on."""
+        try:
+            probes = self._default_probes(train_dataloader, eval_dataloader)
+            exchanged(None)
+        except Exception as error:
+            raise failed(error) from None
+        return probes
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
         seed = self.monitor.instrument.probe.seed
