@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
         ("false_alarms", ("false_alarms", "delays", "confirmation")),
         ("check_cost", ("checks",)),
         ("coverage", ("coverage", "rounding_needed")),
+        ("overhead", ("hosts",)),
         ("spectrum", ("sizes",)),
     ],
 )
