@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pages import replaced, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compatibility"
@@ -79,20 +81,6 @@ def page(text: str, rows: Sequence[Row]) -> str:
     }.items():
         text = replaced(text, name, found)
     return text
-
-
-def replaced(text: str, name: str, new: str) -> str:
-    """The page with what stands between the two marks of `name` exchanged."""
-    begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
-    before, rest = text.split(begin)
-    _, after = rest.split(end)
-    return before + begin + "\n" + new + "\n" + end + after
-
-
-def table(head: str, rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; bars part the columns of `head`."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *lines])
 
 
 def hosts(rows: Sequence[Row]) -> str:

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.scripts import script
 
 __all__ = ["DEMANDS", "Outcomes", "shows", "still_there"]
 
@@ -121,11 +122,5 @@ def _rank(row: dict[str, str]) -> int:
 
 
 def _environment() -> dict[str, Any]:
-    path = ROOT / "benchmarks" / "environment.py"
-    spec = importlib.util.spec_from_file_location("environment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: dict[str, Any] = module.environment(PACKAGES)
+    found: dict[str, Any] = script("environment").environment(PACKAGES)
     return found

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.scripts import BENCHMARKS as FOLDER
+from tests.scripts import script
 
 
 @pytest.mark.parametrize(
@@ -106,8 +105,6 @@ def test_committed_result_names_its_environment(result):
 
 
 def test_the_page_on_detection_is_that_of_the_committed_results():
-    spec = importlib.util.spec_from_file_location("detection_page", FOLDER / "detection_page.py")
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
+    writer = script("detection_page")
     text = writer.PAGE.read_text(encoding="utf-8")
     assert writer.page(text) == text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,15 @@ from typing import Any
 import pytest
 
 from tests.compatibility import DEMANDS, Outcomes, shows, still_there
+from tests.scripts import script
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "compatibility_page.py"
 HERE = "tests/test_compatibility.py::test_the_page_is_that_of_the_committed_results"
 CLAIM = {"host": "Trainer", "demand": "resumed", "strategy": "one process", "case": ""}
 
 
 @pytest.fixture(scope="module")
 def writer() -> Any:
-    spec = importlib.util.spec_from_file_location("compatibility_page", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("compatibility_page")
 
 
 def test_the_page_is_that_of_the_committed_results(writer: Any) -> None:

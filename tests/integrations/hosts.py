@@ -22,6 +22,18 @@ from sigma_monitor import SigmaCallback
 from sigma_monitor.sinks import Record, read_record
 from tests.integrations.models import tiny_llama, token_rows
 
+QUIET = {  # arguments of a short Trainer on a CPU
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 5,
+    "save_strategy": "no",
+    "report_to": [],
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "seed": 0,
+}
+
 # What the two sides of a comparison must not share is made anew in each Trainer.
 
 
@@ -41,17 +53,9 @@ def make_trainer(
         args=TrainingArguments(
             str(output_dir),
             **{
+                **QUIET,
                 "max_steps": 30,
-                "per_device_train_batch_size": 4,
                 "per_device_eval_batch_size": 16,
-                "learning_rate": 1e-3,
-                "lr_scheduler_type": "constant",
-                "logging_steps": 5,
-                "save_strategy": "no",
-                "report_to": [],
-                "disable_tqdm": True,
-                "use_cpu": True,
-                "seed": 0,
                 **arguments,
             },
         ),

@@ -19,6 +19,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from tests.integrations.hosts import QUIET
 from tests.integrations.models import VOCABULARY, tiny_llama
 
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
@@ -87,18 +88,10 @@ def make_trl(
 
     datasets.disable_progress_bars()
     config: dict[str, Any] = {
+        **QUIET,
         "max_steps": 12,
-        "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "logging_steps": 5,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "use_cpu": True,
         "bf16": False,
-        "seed": 0,
     }
     given: dict[str, Any] = {
         "model": writer_llama(),
