@@ -19,12 +19,9 @@ from sigma_monitor.probing import EncoderSpec, ProbeSet
 from sigma_monitor.probing.guard import untouched
 from sigma_monitor.snapshot import TEXT_RANK
 from sigma_monitor.spectrum import Gram, summarize
-from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
-from sigma_monitor.writing import TextProbe, Writing, measure_texts
+from sigma_monitor.writing import TextProbe, Writing, mean_over, measure_texts
 
 __all__ = ["Completion", "CompletionProbe", "group_diversity", "grouped"]
-
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def group_diversity(
         "group_distinct_2": [distinct(groups[i], 2) for i in several],
         "group_effective_rank": [_effective_rank(embeddings[i]) for i in several],
     }
-    return {name: _mean(np.asarray(found)) for name, found in values.items()}
+    return {name: mean_over(np.asarray(found)) for name, found in values.items()}
 
 
 def _effective_rank(embeddings: Tensor) -> float:
@@ -177,12 +174,3 @@ def _effective_rank(embeddings: Tensor) -> float:
     except ZeroTraceError:  # of empty texts
         return 1.0
     return float(summary.effective_rank)
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> Estimate:
-    """Over prompts, with the interval of other prompts."""
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Estimate.exact(mean)
-    half = half_width(mean_standard_error(values), len(values), _CONFIDENCE)
-    return Estimate(mean, mean - half, mean + half, "sampling")

@@ -14,7 +14,7 @@ from torch import Tensor
 from sigma_monitor.errors import ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import Rows
-from sigma_monitor.snapshot import FLOORED, WATCHED
+from sigma_monitor.snapshot import FLOORED, UNCENTRED_PREFIX, WATCHED
 from sigma_monitor.spectrum import Gram, Method, SpectralSummary, summarize
 from sigma_monitor.spectrum.subspace import leading_directions
 
@@ -131,7 +131,9 @@ def measure(
     estimates = {
         name: getattr(spectra[CENTRED], name) for name in functionals if name != "mean_cosine"
     }
-    estimates |= {f"uncentred/{name}": getattr(spectra[UNCENTRED], name) for name in functionals}
+    estimates |= {
+        f"{UNCENTRED_PREFIX}{name}": getattr(spectra[UNCENTRED], name) for name in functionals
+    }
     estimates[FLOORED] = spectra[POOLED].effective_rank
     with torch.no_grad():
         directions = leading_directions(gram, _DIRECTIONS)

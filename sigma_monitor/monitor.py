@@ -33,10 +33,10 @@ from sigma_monitor.options import (
 from sigma_monitor.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
-from sigma_monitor.probing.layers import LayerSpec, without_wrapper
+from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import exchanged, failed, from_main, is_main
-from sigma_monitor.snapshot import NAME, TURNED, WATCHED, Observation, Snapshot
+from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
@@ -166,7 +166,7 @@ class SigmaMonitor:
         check_choices(functionals, method, channels, relative_ridge)
         check_name(name)
         self.limits = stop_limits(stop_on_collapse)
-        limited = [key.removeprefix("uncentred/") for key in self.limits]
+        limited = [key.removeprefix(UNCENTRED_PREFIX) for key in self.limits]
         writing_probe = None
         if "generation" in channels:
             options = generation_options(generation)
@@ -222,7 +222,7 @@ class SigmaMonitor:
 
     def _new_observer(self) -> Observer:
         probe = self.instrument.probe
-        layers = [probe.layers] if isinstance(probe.layers, (str, int)) else probe.layers
+        layers = layer_list(probe.layers)
         options = ObserverOptions(
             functionals=self.instrument.functionals,
             relative_ridge=self.instrument.relative_ridge,
@@ -266,9 +266,7 @@ class SigmaMonitor:
         """
         if not self.enabled or self.disabled:
             return None
-        self._afresh &= step in (0, 1)
-        if self._resuming:
-            self.go_on(step)
+        self._arrive(step)
         if not self.cadence.due(step):
             return None
         snapshot = None
@@ -299,9 +297,7 @@ class SigmaMonitor:
         """
         if not self.enabled:
             raise InputError("enabled=False: this monitor measures nothing; use step().")
-        self._afresh &= step in (0, 1)
-        if self._resuming:
-            self.go_on(step)
+        self._arrive(step)
         try:
             started = self._start_clock(model)
             snapshot = self._check(model, step)
@@ -343,9 +339,7 @@ class SigmaMonitor:
         """
         if not self.enabled:
             return None
-        self._afresh &= step in (0, 1)
-        if self._resuming:
-            self.go_on(step)
+        self._arrive(step)
         observer, revision = self._observer, self._observer.revision
         observation = observer.observe(
             name,
@@ -376,6 +370,12 @@ class SigmaMonitor:
     def _join_status(self) -> None:
         """The worst of the checks and of what is observed."""
         self.status = self._observer.joined(None if self._watch is None else self._watch.status)
+
+    def _arrive(self, step: int) -> None:
+        """Note whether a run begins at this step, or a loaded one goes on."""
+        self._afresh &= step in (0, 1)
+        if self._resuming:
+            self.go_on(step)
 
     def go_on(self, step: int) -> None:
         """Note at which step a loaded run is resumed, where that is before the first `step()`."""

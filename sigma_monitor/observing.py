@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import operator
-import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +21,7 @@ from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.outlet import Outlet
 from sigma_monitor.probing import Rows
 from sigma_monitor.ranks import from_main
-from sigma_monitor.snapshot import FLOORED, NAME, RESERVED, Observation, metric_name
+from sigma_monitor.snapshot import FLOORED, NAME, RESERVED, Observation, is_plain_name, metric_name
 from sigma_monitor.spectrum import Method
 from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import ObservedWatch
@@ -31,7 +30,6 @@ __all__ = ["Observer", "ObserverOptions"]
 
 _logger = logging.getLogger("sigma_monitor")
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _FAILURES_ALLOWED = 3  # in a row, before rows of this name are no longer measured
 # Above it the error of the finite number is small, and what the next ones are paired with is large.
 _MOST_SAMPLED = 4096
@@ -53,7 +51,7 @@ class ObserverOptions:
 
     def check_name(self, name: Any) -> None:
         """Raise an `InputError` on a name that cannot stand in a metric, or is taken."""
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not is_plain_name(name):
             raise InputError(
                 f"name={name!r}: it becomes part of metric names; pass letters, digits, _ and -, "
                 'such as "codebook".'
@@ -312,8 +310,9 @@ class Observer:
             )
         self._note("observing_failed", name, step, error)
         series = self._series.get(name)
-        for alert in [] if series is None else series.watch.missed(step):
-            self._outlet().alert(worded(replace(alert, check=series.number if series else 0)))
+        if series is not None:
+            for alert in series.watch.missed(step):
+                self._outlet().alert(worded(replace(alert, check=series.number)))
 
     def _note_refused(self, name: Any, step: Any, error: Exception) -> None:
         self.failures += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.lineage import Reference
 from sigma_monitor.outlet import SinkSpec
+from sigma_monitor.snapshot import is_plain_name
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
 from sigma_monitor.watch import LOSS_RULE, checked_limits
 
@@ -58,7 +58,7 @@ def check_name(name: Any) -> None:
     Args:
         name: Of the monitor.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+    if not is_plain_name(name):
         raise InputError(f'name={name!r}: pass letters, digits, "_" and "-", such as "student".')
     if name.startswith(("eval_", "test_")):  # a transformers Trainer takes these for its own
         raise InputError(f"name={name!r}: pass one that does not begin with {name[:5]!r}.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,12 @@ __all__ = [
     "SCHEMA",
     "TEXT_RANK",
     "TURNED",
+    "UNCENTRED_PREFIX",
     "UNCENTRED_RANK",
     "WATCHED",
     "Observation",
     "Snapshot",
+    "is_plain_name",
     "metric_name",
 ]
 
@@ -33,7 +36,8 @@ NAME = "sigma"  # of a monitor that was given no other
 # Keys of a layer: the series of the relative rule, and that of the absolute floor.
 WATCHED = "effective_rank"
 FLOORED = "pooled/uncentred/effective_rank"
-UNCENTRED_RANK = "uncentred/effective_rank"
+UNCENTRED_PREFIX = "uncentred/"  # in front of a functional
+UNCENTRED_RANK = f"{UNCENTRED_PREFIX}effective_rank"
 TURNED = "subspace_drift"  # of the leading directions from those at the baseline
 # Keys of what the model wrote: the two series that are watched.
 TEXT_RANK = "effective_rank"
@@ -53,6 +57,7 @@ RESERVED = (
 
 # W&B takes no dots in names (a module's dotted name has them), MLflow no brackets.
 _UNUSUAL = re.compile(r"[^A-Za-z0-9_/-]")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,8 @@ class Snapshot:
         """JSON-ready builtins; infinities and NaN become strings."""
         body = dict(self.__dict__)
         body["status"] = self.status.name
-        body["layers"] = {
-            layer: {key: _pack(estimate) for key, estimate in estimates.items()}
-            for layer, estimates in self.layers.items()
-        }
-        body["generation"] = {key: _pack(estimate) for key, estimate in self.generation.items()}
+        body["layers"] = {layer: _packed(found) for layer, found in self.layers.items()}
+        body["generation"] = _packed(self.generation)
         body["ratios"] = {layer: jsonable(ratio) for layer, ratio in self.ratios.items()}
         body["conventions"] = dict(self.conventions)
         body["loss"] = None if self.loss is None else jsonable(self.loss)
@@ -125,29 +127,15 @@ class Snapshot:
         Raises:
             RecordError: On another schema version or a missing or malformed field.
         """
-        if body.get("schema") != SCHEMA:
-            raise RecordError(
-                f"snapshot schema {body.get('schema')!r}: this version reads schema {SCHEMA}. "
-                "Read the record with the version of sigma-monitor that wrote it."
-            )
-        try:
+        with _reading("a", "snapshot", body):
             fields = dict(body)
             fields["step"] = int(fields["step"])
             fields["status"] = Status[fields["status"]]
-            fields["layers"] = {
-                layer: {key: _unpack(packed) for key, packed in estimates.items()}
-                for layer, estimates in fields["layers"].items()
-            }
-            fields["generation"] = {
-                key: _unpack(packed) for key, packed in fields["generation"].items()
-            }
+            fields["layers"] = {layer: _unpacked(p) for layer, p in fields["layers"].items()}
+            fields["generation"] = _unpacked(fields["generation"])
             fields["ratios"] = {layer: float(ratio) for layer, ratio in fields["ratios"].items()}
             fields["loss"] = None if fields["loss"] is None else float(fields["loss"])
             return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RecordError(
-                f"not a snapshot of schema {SCHEMA}: {type(error).__name__}: {error}"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -192,7 +180,7 @@ class Observation:
         """JSON-ready builtins; infinities and NaN become strings."""
         body = dict(self.__dict__)
         body["status"] = self.status.name
-        body["estimates"] = {key: _pack(estimate) for key, estimate in self.estimates.items()}
+        body["estimates"] = _packed(self.estimates)
         body["ratio"] = None if self.ratio is None else jsonable(self.ratio)
         body["conventions"] = dict(self.conventions)
         return body
@@ -204,24 +192,34 @@ class Observation:
         Raises:
             RecordError: On another schema version or a missing or malformed field.
         """
-        if body.get("schema") != SCHEMA:
-            raise RecordError(
-                f"observation schema {body.get('schema')!r}: this version reads schema {SCHEMA}. "
-                "Read the record with the version of sigma-monitor that wrote it."
-            )
-        try:
+        with _reading("an", "observation", body):
             fields = dict(body)
             fields["step"] = int(fields["step"])
             fields["status"] = Status[fields["status"]]
-            fields["estimates"] = {
-                key: _unpack(packed) for key, packed in fields["estimates"].items()
-            }
+            fields["estimates"] = _unpacked(fields["estimates"])
             fields["ratio"] = None if fields["ratio"] is None else float(fields["ratio"])
             return cls(**fields)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RecordError(
-                f"not an observation of schema {SCHEMA}: {type(error).__name__}: {error}"
-            ) from error
+
+
+@contextmanager
+def _reading(article: str, kind: str, body: Mapping[str, Any]) -> Iterator[None]:
+    """Read `body` inside: what is not of this schema is a `RecordError` that says so."""
+    if body.get("schema") != SCHEMA:
+        raise RecordError(
+            f"{kind} schema {body.get('schema')!r}: this version reads schema {SCHEMA}. "
+            "Read the record with the version of sigma-monitor that wrote it."
+        )
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RecordError(
+            f"not {article} {kind} of schema {SCHEMA}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether it can stand in a metric, a path and a checkpoint as it is."""
+    return isinstance(name, str) and _PLAIN.fullmatch(name) is not None
 
 
 def metric_name(name: str) -> str:
@@ -242,11 +240,15 @@ def _add_estimates(flat: dict[str, float], prefix: str, estimates: Mapping[str, 
             flat[f"{name}_high"] = estimate.high
 
 
-def _pack(estimate: Estimate) -> list[Any]:
-    bounds = [jsonable(x) for x in (estimate.value, estimate.low, estimate.high)]
-    return [*bounds, estimate.kind]
+def _packed(estimates: Mapping[str, Estimate]) -> dict[str, list[Any]]:
+    return {
+        key: [*(jsonable(x) for x in (e.value, e.low, e.high)), e.kind]
+        for key, e in estimates.items()
+    }
 
 
-def _unpack(packed: list[Any]) -> Estimate:
-    value, low, high, kind = packed
-    return Estimate(float(value), float(low), float(high), kind)
+def _unpacked(packed: Mapping[str, list[Any]]) -> dict[str, Estimate]:
+    return {
+        key: Estimate(float(value), float(low), float(high), kind)
+        for key, (value, low, high, kind) in packed.items()
+    }

@@ -34,6 +34,7 @@ __all__ = [
     "TextProbe",
     "Writing",
     "WritingProbe",
+    "mean_over",
     "measure_texts",
     "measure_writing",
 ]
@@ -268,7 +269,7 @@ def measure_texts(
         entropies: (texts,) of the output, nats.
         groups: (texts,) prompt of each, non-decreasing, where a prompt has more than one.
     """
-    estimates = {} if entropies is None else {ENTROPY: _mean_entropy(entropies)}
+    estimates = {} if entropies is None else {ENTROPY: mean_over(entropies)}
     estimates |= {
         "distinct_1": Estimate.exact(distinct(tokens, 1)),
         "distinct_2": Estimate.exact(distinct(tokens, 2)),
@@ -291,10 +292,10 @@ def measure_texts(
     return Writing(tuple(texts), encoder.name, estimates, without, entropies, encoder.signature)
 
 
-def _mean_entropy(entropies: NDArray[np.float64]) -> Estimate:
-    """Mean over texts, with the interval of other prompts; of one text it has none."""
-    mean = float(entropies.mean())
-    if len(entropies) < 2:
+def mean_over(values: NDArray[np.float64]) -> Estimate:
+    """Mean over prompts, with the interval of other prompts; of one prompt it has none."""
+    mean = float(values.mean())
+    if len(values) < 2:
         return Estimate.exact(mean)
-    half = half_width(mean_standard_error(entropies), len(entropies), _CONFIDENCE)
+    half = half_width(mean_standard_error(values), len(values), _CONFIDENCE)
     return Estimate(mean, mean - half, mean + half, "sampling")

@@ -19,7 +19,7 @@ from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
-from sigma_monitor.probing.layers import transformers_models
+from sigma_monitor.probing.layers import layer_list, transformers_models
 from sigma_monitor.snapshot import NAME, Snapshot
 
 __all__ = ["SigmaLightningCallback"]
@@ -262,7 +262,7 @@ def _watched(module: nn.Module, probe: Probe) -> nn.Module:
     models = transformers_models(module)
     if len(models) == 1:
         return next(iter(models.values()))
-    layers = [probe.layers] if isinstance(probe.layers, (str, int)) else probe.layers
+    layers = layer_list(probe.layers)
     if any(layer == "last" or isinstance(layer, int) for layer in layers):
         raise InputError(
             f"layers={probe.layers!r} asks for one transformers model, and "

@@ -140,7 +140,8 @@ class SigmaGRPOCallback(SigmaCallback):
     def _check(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
-        if self.monitor.enabled and self.monitor.cadence.due(state.global_step):
+        monitor = self.monitor
+        if monitor.enabled and not monitor.disabled and monitor.cadence.due(state.global_step):
             self._hand_over(state.global_step)
         super()._check(args, state, control, model)
 
@@ -186,10 +187,7 @@ def _text(prompt: Any) -> str:
     """A prompt, or the words of a conversation: what else is in it may print its address."""
     if isinstance(prompt, str):
         return prompt
-    contents = [message.get("content") for message in prompt]
-    return "\n".join(
-        content if isinstance(content, str) else _words(content) for content in contents
-    )
+    return "\n".join(_words(message.get("content")) for message in prompt)
 
 
 def _words(content: Any) -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "find_layers",
     "hidden_states",
     "is_sentence_transformer",
+    "layer_list",
     "transformers_models",
     "without_adapter",
     "without_wrapper",
@@ -54,6 +55,11 @@ def transformers_models(module: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in models.items() if id(m) not in nested}
 
 
+def layer_list(layers: LayerSpec | Sequence[LayerSpec]) -> list[LayerSpec]:
+    """What `layers=` names, one or more."""
+    return [layers] if isinstance(layers, (str, int)) else list(layers)
+
+
 def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> dict[str, nn.Module]:
     """The modules whose outputs are the hidden states of `layers`, by metric name.
 
@@ -66,8 +72,7 @@ def find_layers(model: nn.Module, layers: LayerSpec | Sequence[LayerSpec]) -> di
     Raises:
         InputError: When a layer does not exist or cannot be found in this model.
     """
-    wanted = [layers] if isinstance(layers, (str, int)) else list(layers)
-    return {str(layer): _find(model, layer) for layer in wanted}
+    return {str(layer): _find(model, layer) for layer in layer_list(layers)}
 
 
 def _find(model: nn.Module, layer: LayerSpec) -> nn.Module:

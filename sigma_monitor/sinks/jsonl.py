@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
     snapshots: list[Snapshot] = []
     observations: list[Observation] = []
+    latest: dict[str, int] = {}  # step of the latest observation, by name
     alerts: list[dict[str, Any]] = []
     events, torn = [], []
     for number, line in enumerate(lines, start=1):
@@ -125,7 +127,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             snapshots.append(snapshot)
         elif kind == "observation":
             new = Observation.from_dict(body)
-            if any(new.name == old.name and new.step <= old.step for old in observations):
+            if new.step <= latest.get(new.name, -math.inf):  # likewise, for its name
                 observations = [
                     old for old in observations if old.name != new.name or old.step < new.step
                 ]
@@ -133,6 +135,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
                     a for a in alerts if not _is_observed(a, new.name) or _is_before(a, new.step)
                 ]
             observations.append(new)
+            latest[new.name] = new.step
         elif kind == "alert":
             alerts.append(body)
         elif kind == "event":

@@ -13,6 +13,7 @@ from sigma_monitor.detection import Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import Measured
+from sigma_monitor.snapshot import UNCENTRED_PREFIX
 from sigma_monitor.spectrum.result import RANKS
 from sigma_monitor.watch.channel import combined
 
@@ -22,7 +23,6 @@ _logger = logging.getLogger("sigma_monitor")
 
 _RATIOS = (*RANKS, "trace")  # positive: the limit is a ratio to the baseline
 _LOGARITHMS = ("log_det", "log_det_per_dim", "coding_rate", "spectral_entropy")  # a difference
-_UNCENTRED = "uncentred/"
 _COLLAPSED = 0.5
 # The detector's other levels say nothing here, and its floor is that of a rank.
 _LEFT_OUT = (
@@ -53,12 +53,12 @@ def checked_limits(asked: Mapping[Any, Any]) -> dict[str, float]:
             '{"participation_ratio": 0.3}, or pass True or False.'
         )
     for key, limit in asked.items():
-        name = key.removeprefix(_UNCENTRED) if isinstance(key, str) else key
+        name = key.removeprefix(UNCENTRED_PREFIX) if isinstance(key, str) else key
         if name not in (*_RATIOS, *_LOGARITHMS):
             raise InputError(
                 f"stop_on_collapse={dict(asked)!r}: no limit can be put on {key!r}. Pass a ratio "
                 f"to the baseline for {', '.join(_RATIOS)}, or a difference in nats for "
-                f"{', '.join(_LOGARITHMS)}; {_UNCENTRED} in front is of uncentred rows."
+                f"{', '.join(_LOGARITHMS)}; {UNCENTRED_PREFIX} in front is of uncentred rows."
             )
         number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
         if name in _RATIOS and not (number and 0 < limit < 1):
@@ -80,7 +80,7 @@ class _Limit:
     def __init__(self, key: str, limit: float) -> None:
         self.key = key
         self.limit = limit
-        self.relative = key.removeprefix(_UNCENTRED) in _RATIOS  # or a difference in nats
+        self.relative = key.removeprefix(UNCENTRED_PREFIX) in _RATIOS  # or a difference in nats
         # The detector is given the series in units of the limit. A log det is a sum over all
         # features: to a few hundredths of a nat it is never level, and the exponential of its limit
         # can be zero.
