@@ -17,7 +17,7 @@ from torch import nn
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Probe, ProbeSet, Reading, TokenLosses
-from sigma_monitor.ranks import exchanged, failed
+from sigma_monitor.ranks import failed, meet
 from sigma_monitor.spectrum.summary import Method
 from sigma_monitor.writing import TextProbe, Writing
 
@@ -157,7 +157,7 @@ class Instrument:
             self._forget(fingerprint)
         measured = self._measure(reading, follow=True)
         if writes:
-            exchanged(None)  # or a rank that failed would leave the others alone with the model
+            meet()  # or a rank that failed would leave the others alone with the model
         writing, error = self._write(model, step) if writes else (None, None)
 
         def checked(probes: ProbeSet, reading: Reading, measured: dict[str, Measured]) -> Check:
@@ -232,11 +232,11 @@ class Instrument:
             prepared = time.perf_counter()
             self.once_seconds += prepared - started
             started = prepared
-            exchanged(None)
+            meet()
             # Of the whole probe set: cutting it leaves the prompts as they are.
             assert self._probes is not None
             writing = self.writing_probe.read(model, self._probes, self.tokenizer)
-            exchanged(None)
+            meet()
             self._writing_failures_in_a_row = 0
             return writing, None
         except Exception as raised:

@@ -35,7 +35,7 @@ from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
-from sigma_monitor.ranks import exchanged, failed, from_main, is_main
+from sigma_monitor.ranks import failed, from_main, is_main, meet
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import OnResume, StopRule
@@ -278,7 +278,7 @@ class SigmaMonitor:
             if due:
                 snapshot = self._check(model, step)
                 self._failures_in_a_row = 0
-            exchanged(None)
+            meet()
             if not due:
                 return None
         except Exception as error:
@@ -301,7 +301,7 @@ class SigmaMonitor:
         try:
             started = self._start_clock(model)
             snapshot = self._check(model, step)
-            exchanged(None)
+            meet()
         except Exception as raised:
             error = failed(raised)  # on several ranks that of all
             if error is not raised:
@@ -410,7 +410,7 @@ class SigmaMonitor:
         """Time at which a check begins, once device and ranks have done what training gave them."""
         self.instrument.restart_clock()
         synchronise(model)
-        exchanged(None)  # training would wait for the slowest rank too: that is no cost of a check
+        meet()  # training would wait for the slowest rank too: that is no cost of a check
         return time.perf_counter()
 
     def _finish(self, step: int, started: float) -> None:
@@ -434,7 +434,7 @@ class SigmaMonitor:
             writes=writer is not None and writer.due(self.checks + 1),
             part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
         )
-        exchanged(None)  # all ranks have measured, before any of them concludes
+        meet()  # all ranks have measured, before any of them concludes
         if check.writing_error is not None:
             self.note("writing_failed", step=step, error=check.writing_error)
         self._recognise(check.fingerprint, step)

@@ -1,7 +1,7 @@
 """Several processes, one conclusion: rank 0 writes and decides, and a failure is one of all.
 
 A rank that fails says so at the meeting where the others wait for it, whichever that is. So every
-meeting is an `exchanged`, and between two of them a rank is free to raise.
+meeting is a `meet` or an `exchanged`, and between two of them a rank is free to raise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = [
     "from_main",
     "gathered",
     "is_main",
+    "meet",
     "place",
     "room_for",
 ]
@@ -49,17 +50,26 @@ def is_main() -> bool:
     return place()[0] == 0
 
 
-def exchanged(value: T) -> list[T]:
-    """The small values of all ranks, in their order; a collective, to be reached by all of them.
+def meet() -> None:
+    """Wait for all ranks; a collective, to be reached by all of them.
 
     Raises:
         RankError: On every rank, when one of them came by `failed` instead.
+    """
+    exchanged(None)
+
+
+def exchanged(value: T) -> list[T]:
+    """The small values of all ranks, in their order; a collective.
+
+    Raises:
+        RankError: As `meet`.
     """
     return _met(None, value) if _several() else [value]
 
 
 def failed(error: Exception) -> Exception:
-    """Tell the ranks that wait in `exchanged`, or in `failed` themselves; what all of them raise.
+    """Tell the ranks that wait in a meeting, or in `failed` themselves; what all of them raise.
 
     That is `error` itself where there is one rank, or where all have been told already.
     """

@@ -26,7 +26,7 @@ from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.probe_set import is_map_style
-from sigma_monitor.ranks import exchanged, failed, is_main
+from sigma_monitor.ranks import failed, is_main, meet
 from sigma_monitor.sinks.wandb import bound_alert_retries
 from sigma_monitor.snapshot import NAME
 
@@ -318,7 +318,7 @@ class SigmaCallback(TrainerCallback):
         """The default probes; where one rank cannot choose them, none of the ranks goes on."""
         try:
             probes = self._default_probes(train_dataloader, eval_dataloader)
-            exchanged(None)
+            meet()
         except Exception as error:
             raise failed(error) from None
         return probes

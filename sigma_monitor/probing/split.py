@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing.pooling import Rows
-from sigma_monitor.ranks import exchanged, gathered, place, room_for
+from sigma_monitor.ranks import exchanged, gathered, meet, place, room_for
 
 __all__ = ["Part", "Share", "can_split", "from_all_ranks", "is_sharded"]
 
@@ -139,7 +139,7 @@ def from_all_ranks(own: Sequence[Part], total: int) -> list[Part]:
     shapes = exchanged([[_shape(name, t) for name, t in part.items()] for part in packed])
     sizes = [sum(_bytes(shape) for part in rank for shape in part) for rank in shapes]
     own_bytes, room = room_for(tensors, sizes)
-    exchanged(None)  # all of them have found the room
+    meet()  # all of them have found the room
     ranks = gathered(own_bytes, room)
     device = next(iter(own[0].layers.values())).finite.device
     parts = [_unpacked(data, s, device) for data, s in zip(ranks, shapes, strict=True)]
