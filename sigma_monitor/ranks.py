@@ -23,7 +23,7 @@ __all__ = [
     "gathered",
     "is_main",
     "meet",
-    "place",
+    "rank_and_size",
     "room_for",
 ]
 
@@ -34,20 +34,20 @@ class RankError(ProbeError):
     """A failure on one rank or more, which every rank has been told."""
 
 
-def place() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
+def rank_and_size() -> tuple[int, int]:
+    """Rank of this process and number of processes: (0, 1) where there is no group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def _several() -> bool:
-    return place()[1] > 1
+    return rank_and_size()[1] > 1
 
 
 def is_main() -> bool:
     """Whether this process writes and decides."""
-    return place()[0] == 0
+    return rank_and_size()[0] == 0
 
 
 def meet() -> None:

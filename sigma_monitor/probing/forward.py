@@ -26,8 +26,8 @@ from sigma_monitor.probing.layers import (
 )
 from sigma_monitor.probing.pooling import Pooling, Rows, check_pooling, pool
 from sigma_monitor.probing.probe_set import ProbeSet
-from sigma_monitor.probing.split import Part, Share, can_split, from_all_ranks, is_sharded
-from sigma_monitor.ranks import exchanged, place
+from sigma_monitor.probing.split import Part, Share, can_split, from_all_ranks, waits_for_ranks
+from sigma_monitor.ranks import exchanged, rank_and_size
 
 __all__ = ["EmbedFn", "Probe", "Reading", "TokenLosses", "device_of", "out_of_memory"]
 
@@ -133,11 +133,11 @@ class Probe:
         with untouched(model, seed=self.seed):
             if self.embed_fn is None:
                 find_layers(_read_part(model), self.layers)
-            split, sharded = can_split(model, probes.fingerprint), is_sharded(model)
-            rank, ranks = place() if split else (0, 1)
+            split, waits = can_split(model, probes.fingerprint), waits_for_ranks(model)
+            rank, ranks = rank_and_size() if split else (0, 1)
             while True:
                 share = Share.of(len(probes), self.micro_batch, rank=rank, ranks=ranks)
-                parts = self._pass(model, probes, share, sharded=sharded)
+                parts = self._pass(model, probes, share, waits=waits)
                 if not any(exchanged(parts is None)):
                     break
                 parts = None  # what another rank has read is read again
@@ -146,7 +146,7 @@ class Probe:
             return _joined(from_all_ranks(parts, share.total) if split else parts)
 
     def _pass(
-        self, model: nn.Module, probes: ProbeSet, share: Share, *, sharded: bool
+        self, model: nn.Module, probes: ProbeSet, share: Share, *, waits: bool
     ) -> list[Part] | None:
         """The micro-batches of a share; None when memory ran out.
 
@@ -171,7 +171,7 @@ class Probe:
                     failure = failure or _too_long(error)
                 else:
                     fits = False
-                if not sharded:
+                if not waits:
                     break
                 if not calls.made:
                     self._stand_in(model, batch)

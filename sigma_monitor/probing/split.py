@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing.pooling import Rows
-from sigma_monitor.ranks import exchanged, gathered, meet, place, room_for
+from sigma_monitor.ranks import exchanged, gathered, meet, rank_and_size, room_for
 
-__all__ = ["Part", "Share", "can_split", "from_all_ranks", "is_sharded"]
+__all__ = ["Part", "Share", "can_split", "from_all_ranks", "waits_for_ranks"]
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -62,11 +62,11 @@ def can_split(model: nn.Module, fingerprint: str) -> bool:
     Raises:
         InputError: When it differs and the forward passes of the ranks wait for each other.
     """
-    if place()[1] == 1:
+    if rank_and_size()[1] == 1:
         return False
     content = None if _is_tensor_parallel(model) else _content(model)
     contents, fingerprints = zip(*exchanged((content, fingerprint)), strict=True)
-    if len(set(fingerprints)) > 1 and is_sharded(model):
+    if len(set(fingerprints)) > 1 and waits_for_ranks(model):
         raise InputError(
             f"the ranks have different probe sets ({', '.join(fingerprints)}): a sharded model "
             "needs the same on all. Choose it from data that are the same there, by one seed."
@@ -74,7 +74,7 @@ def can_split(model: nn.Module, fingerprint: str) -> bool:
     return len(set(contents)) == len(set(fingerprints)) == 1 and content is not None
 
 
-def is_sharded(model: nn.Module) -> bool:
+def waits_for_ranks(model: nn.Module) -> bool:
     """Whether a forward pass of `model` waits for other ranks, which FSDP and ZeRO-3 make it do."""
     return (
         next(_sharded_modules(model, "FSDPModule"), None) is not None

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from sigma_monitor.probing import Probe, ProbeSet
-from sigma_monitor.ranks import failed, place
+from sigma_monitor.ranks import failed, rank_and_size
 from tests.processes import leave
 
 VOCABULARY, WIDTH, LENGTH = 50, 16, 9
@@ -35,7 +35,7 @@ class SmallCausalLM(nn.Module):
         self.sizes.append(len(hidden))
         if self.draws:
             hidden = hidden + torch.randn_like(hidden)
-        return self.fault(place()[0], hidden)
+        return self.fault(rank_and_size()[0], hidden)
 
     def get_output_embeddings(self):
         return self.head
@@ -54,7 +54,7 @@ def probes_of(n, seed=0):
 
 
 def last_rank():
-    return place()[1] - 1
+    return rank_and_size()[1] - 1
 
 
 def raises_on_the_last(rank, hidden):
@@ -102,7 +102,7 @@ def read(model, probes, **options):
 
 def plain_report():
     """Models that every rank has a whole copy of."""
-    rank, model = place()[0], SmallCausalLM()
+    rank, model = rank_and_size()[0], SmallCausalLM()
     several = {"layers": ["last", "base_model.1"]}
     found = {"whole": read(model, probes_of(128), **several)}
     found |= {f"unequal {p}": read(model, probes_of(50), pooling=p) for p in POOLINGS}
@@ -134,7 +134,7 @@ def sharded_report():
         fully_shard(model.base_model[1], mesh=mesh)
         return fully_shard(model, mesh=mesh)
 
-    model, rank = shard(SmallCausalLM()), place()[0]
+    model, rank = shard(SmallCausalLM()), rank_and_size()[0]
 
     def before(model, batch):
         if rank == last_rank():
