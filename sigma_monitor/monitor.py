@@ -723,7 +723,7 @@ class SigmaMonitor:
             rows=max(m.rows for m in check.measured.values()),
             examples=check.examples,
             fingerprint=check.fingerprint,
-            name=self.name,
+            monitor=self.name,
             conventions={
                 "pooling": instrument.probe.pooling,
                 "relative_ridge": instrument.relative_ridge,

@@ -30,7 +30,7 @@ __all__ = [
     "metric_name",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 NAME = "sigma"  # of a monitor that was given no other
 
 # Keys of a layer: the series of the relative rule, and that of the absolute floor.
@@ -85,28 +85,28 @@ class Snapshot:
     fingerprint: str  # of the probe set and the conventions; others are never compared
     conventions: Mapping[str, Any] = field(default_factory=dict)  # pooling, ridge, method, ...
     generation: Mapping[str, Estimate] = field(default_factory=dict)  # of what the model wrote
-    name: str = NAME  # of the monitor, in front of the names of its metrics
+    monitor: str = NAME  # its name, in front of the names of metrics
     schema: int = SCHEMA
 
     def metrics(self) -> dict[str, float]:
-        """Flat `<name>/...` names to finite floats, as every logger gets them."""
+        """Flat `<monitor>/...` names to finite floats, as every logger gets them."""
         flat: dict[str, float] = {}
         for layer, estimates in self.layers.items():
-            prefix = f"{self.name}/{metric_name(layer)}"
+            prefix = f"{self.monitor}/{metric_name(layer)}"
             _add_estimates(flat, prefix, estimates)
             if layer in self.ratios:
                 flat[f"{prefix}/ratio"] = self.ratios[layer]
-        _add_estimates(flat, f"{self.name}/generation", self.generation)
+        _add_estimates(flat, f"{self.monitor}/generation", self.generation)
         if self.ratios:
-            flat[f"{self.name}/ratio"] = min(self.ratios.values())
-        flat[f"{self.name}/status"] = float(self.status)
-        flat[f"{self.name}/alert"] = float(self.alerted)
-        flat[f"{self.name}/finite"] = self.finite
-        flat[f"{self.name}/check_seconds"] = self.seconds
+            flat[f"{self.monitor}/ratio"] = min(self.ratios.values())
+        flat[f"{self.monitor}/status"] = float(self.status)
+        flat[f"{self.monitor}/alert"] = float(self.alerted)
+        flat[f"{self.monitor}/finite"] = self.finite
+        flat[f"{self.monitor}/check_seconds"] = self.seconds
         if self.loss is not None:
-            flat[f"{self.name}/loss"] = self.loss
+            flat[f"{self.monitor}/loss"] = self.loss
         if self.overhead is not None:
-            flat[f"{self.name}/overhead"] = self.overhead
+            flat[f"{self.monitor}/overhead"] = self.overhead
         return _finite(flat)
 
     def to_dict(self) -> dict[str, Any]:

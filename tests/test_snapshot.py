@@ -61,7 +61,7 @@ def test_no_schema_is_refused():
         Snapshot.from_dict(body)
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS - {"schema", "conventions", "name"}))
+@pytest.mark.parametrize("name", sorted(FIELDS - {"schema", "conventions", "monitor"}))
 def test_a_missing_field_is_refused_and_named(name):
     body = snapshot().to_dict()
     del body[name]

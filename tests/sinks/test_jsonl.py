@@ -146,7 +146,7 @@ def test_a_line_of_unknown_type_is_refused_by_number(path, line):
 
 
 def test_a_check_of_another_schema_is_refused(path):
-    line = written(path, 0).replace(b'"schema": 2', b'"schema": 1')
+    line = written(path, 0).replace(f'"schema": {SCHEMA}'.encode(), b'"schema": 1')
     path.write_bytes(line)
     with pytest.raises(RecordError, match="schema 1"):
         read_record(path)
