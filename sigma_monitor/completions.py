@@ -17,7 +17,7 @@ from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import EncoderSpec, ProbeSet
 from sigma_monitor.probing.guard import untouched
-from sigma_monitor.snapshot import TEXT_RANK
+from sigma_monitor.snapshot import GROUP_DISTINCT_2, GROUP_RANK, GROUP_UNIQUE, TEXT_RANK
 from sigma_monitor.spectrum import Gram, summarize
 from sigma_monitor.writing import TextProbe, Writing, mean_over, measure_texts
 
@@ -159,9 +159,9 @@ def group_diversity(
     if not several:
         return {}
     values = {
-        "group_unique": [len(set(map(tuple, groups[i]))) / len(groups[i]) for i in several],
-        "group_distinct_2": [distinct(groups[i], 2) for i in several],
-        "group_effective_rank": [_effective_rank(embeddings[i]) for i in several],
+        GROUP_UNIQUE: [len(set(map(tuple, groups[i]))) / len(groups[i]) for i in several],
+        GROUP_DISTINCT_2: [distinct(groups[i], 2) for i in several],
+        GROUP_RANK: [_effective_rank(embeddings[i]) for i in several],
     }
     return {name: mean_over(np.asarray(found)) for name, found in values.items()}
 

@@ -14,9 +14,16 @@ from sigma_monitor.errors import RecordError
 from sigma_monitor.estimate import Estimate, jsonable
 
 __all__ = [
+    "COMPRESSION",
+    "DISTINCT_1",
+    "DISTINCT_2",
     "ENTROPY",
     "FLOORED",
+    "GROUP_DISTINCT_2",
+    "GROUP_RANK",
+    "GROUP_UNIQUE",
     "NAME",
+    "REPEATED",
     "RESERVED",
     "SCHEMA",
     "TEXT_RANK",
@@ -39,9 +46,18 @@ FLOORED = "pooled/uncentred/effective_rank"
 UNCENTRED_PREFIX = "uncentred/"  # in front of a functional
 UNCENTRED_RANK = f"{UNCENTRED_PREFIX}effective_rank"
 TURNED = "subspace_drift"  # of the leading directions from those at the baseline
-# Keys of what the model wrote: the two series that are watched.
+# Keys of what the model wrote: the two series that are watched,
 TEXT_RANK = "effective_rank"
 ENTROPY = "output_entropy"
+# how varied all of it is,
+DISTINCT_1 = "distinct_1"
+DISTINCT_2 = "distinct_2"
+COMPRESSION = "compression_ratio"
+REPEATED = "repeated_4gram_share"
+# and the completions of one prompt, where it has several.
+GROUP_UNIQUE = "group_unique"
+GROUP_DISTINCT_2 = "group_distinct_2"
+GROUP_RANK = "group_effective_rank"
 
 # Below `sigma/`, beside layers and what else is observed.
 RESERVED = (

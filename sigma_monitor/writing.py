@@ -26,7 +26,14 @@ from sigma_monitor.probing import (
     find_encoder,
 )
 from sigma_monitor.probing.guard import untouched
-from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
+from sigma_monitor.snapshot import (
+    COMPRESSION,
+    DISTINCT_1,
+    DISTINCT_2,
+    ENTROPY,
+    REPEATED,
+    TEXT_RANK,
+)
 from sigma_monitor.spectrum import Gram, summarize
 from sigma_monitor.spectrum.uncertainty import half_width, mean_standard_error
 
@@ -271,10 +278,10 @@ def measure_texts(
     """
     estimates = {} if entropies is None else {ENTROPY: mean_over(entropies)}
     estimates |= {
-        "distinct_1": Estimate.exact(distinct(tokens, 1)),
-        "distinct_2": Estimate.exact(distinct(tokens, 2)),
-        "compression_ratio": Estimate.exact(compression_ratio(texts)),
-        "repeated_4gram_share": Estimate.exact(repeated_share(tokens, 4)),
+        DISTINCT_1: Estimate.exact(distinct(tokens, 1)),
+        DISTINCT_2: Estimate.exact(distinct(tokens, 2)),
+        COMPRESSION: Estimate.exact(compression_ratio(texts)),
+        REPEATED: Estimate.exact(repeated_share(tokens, 4)),
     }
     without = None
     try:
