@@ -119,6 +119,11 @@ class Observer:
         """How many there were."""
         return sum(series.number for series in self._series.values())
 
+    @property
+    def last_step(self) -> int:
+        """The latest that was seen under any name; 0 before."""
+        return max((attempts.last_step or 0 for attempts in self._attempts.values()), default=0)
+
     def joined(self, status: Status | None) -> Status:
         """The worst of `status` and that of every name; WARMUP where `status` is and none is worse.
 

@@ -903,6 +903,25 @@ def test_a_resumed_loop_says_so_and_its_steps_supersede_those_it_repeats(tmp_pat
     assert [alert["kind"] for alert in record.alerts] == ["BASELINE"]
 
 
+def test_a_step_from_before_the_load_resumes_nothing(clock, tmp_path):
+    """A loop that calls `step(model, 0)` whether it was loaded or not."""
+    model = Dial(clock=clock, cost=1 / 32)
+
+    def monitor():
+        return model.monitor(every=10, max_steps=40, output_dir=tmp_path, sinks=None)
+
+    first = timed(clock, monitor(), model, range(21))
+    resumed = monitor()
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.step(model, 0) is None
+    assert resumed.observe("codebook", None, 3) is None
+    clock.advance(1e6)
+    timed(clock, resumed, model, range(20, 41))
+    assert resumed.cadence.overhead_with() == pytest.approx(5 / (5 + 40))
+    told = [e for e in read_record(tmp_path / RECORD).events if e["event"] == "resumed"]
+    assert [e["step"] for e in told] == [20]
+
+
 def test_a_check_after_the_load_says_so_too(tmp_path):
     model = Dial()
     state = run(model.monitor(), model, range(3)).state_dict()
