@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from sigma_monitor.monitor import SigmaMonitor
+from sigma_monitor.ranks import RankError, exchanged, failed
 
-__all__ = ["Watcher", "harmless"]
+__all__ = ["Watcher", "agreed", "harmless"]
 
 _logger = logging.getLogger("sigma_monitor")
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
+Once = TypeVar("Once", bound=Callable[..., None])
 
 
 class Watcher(Protocol):
@@ -25,7 +27,11 @@ class Watcher(Protocol):
 
 
 def harmless(hook: Hook) -> Hook:
-    """A hook that can fail without ending the training: said once, then the callback is off."""
+    """A hook that can fail without ending the training: said once, then the callback is off.
+
+    It is called at every step, where ranks must not wait for each other: what is to fail on one of
+    them alone belongs inside `SigmaMonitor.step`, which tells the others, or under `agreed`.
+    """
 
     @functools.wraps(hook)
     def guarded(self: Watcher, *args: Any, **kwargs: Any) -> Any:
@@ -34,17 +40,44 @@ def harmless(hook: Hook) -> Hook:
         try:
             return hook(self, *args, **kwargs)
         except Exception as error:
-            self.active = False
-            with contextlib.suppress(Exception):
-                self.monitor.note("switched_off", error=f"{type(error).__name__}: {error}")
-                self.monitor.close()
-            _logger.warning(
-                "sigma_monitor: switched off, training goes on (%s in %s: %s)",
-                type(error).__name__,
-                hook.__name__,
-                error,
-                exc_info=error,
-            )
+            _switch_off(self, hook.__name__, error)
             return None
 
     return guarded  # type: ignore[return-value]
+
+
+def agreed(hook: Once) -> Once:
+    """A hook of once a run, on all ranks: where it fails on one, or leaves it off, all are off.
+
+    A rank that went on alone would wait for the others at its next check, and for ever.
+    """
+
+    @functools.wraps(hook)
+    def guarded(self: Watcher, *args: Any, **kwargs: Any) -> None:
+        if not self.monitor.enabled:
+            return
+        try:
+            if self.active:
+                hook(self, *args, **kwargs)
+            on = exchanged(self.active)
+        except Exception as error:
+            _switch_off(self, hook.__name__, failed(error))
+            return
+        if self.active and not all(on):
+            _switch_off(self, hook.__name__, RankError(f"it is off on rank {on.index(False)}"))
+
+    return guarded  # type: ignore[return-value]
+
+
+def _switch_off(watcher: Watcher, hook: str, error: Exception) -> None:
+    watcher.active = False
+    with contextlib.suppress(Exception):
+        watcher.monitor.note("switched_off", error=f"{type(error).__name__}: {error}")
+        watcher.monitor.close()
+    _logger.warning(
+        "sigma_monitor: switched off, training goes on (%s in %s: %s)",
+        type(error).__name__,
+        hook,
+        error,
+        exc_info=error,
+    )

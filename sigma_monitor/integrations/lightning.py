@@ -14,7 +14,7 @@ from torch import nn
 
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
-from sigma_monitor.integrations.harmless import harmless
+from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import Probe, ProbeSet
@@ -114,7 +114,7 @@ class SigmaLightningCallback(_Callback):
             self._restored = None
             self._reset(trainer)
 
-    @harmless
+    @agreed
     def _reset(self, trainer: Any) -> None:
         before = trainer.callbacks[: trainer.callbacks.index(self)]
         watchers = [o for o in before if isinstance(o, SigmaLightningCallback) and o.active]
@@ -131,7 +131,7 @@ class SigmaLightningCallback(_Callback):
         """Builtins, for the checkpoint; nothing before the first check."""
         return self.monitor.state_dict() if self.monitor.checks else {}
 
-    @harmless
+    @agreed
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a run, or go on with the one in the checkpoint."""
         monitor = self.monitor

@@ -20,13 +20,13 @@ from transformers.trainer_utils import IntervalStrategy
 
 from sigma_monitor.errors import RecordError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
-from sigma_monitor.integrations.harmless import harmless
+from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.probe_set import is_map_style
-from sigma_monitor.ranks import failed, is_main, meet
+from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks.wandb import bound_alert_retries
 from sigma_monitor.snapshot import NAME
 
@@ -121,7 +121,7 @@ class SigmaCallback(TrainerCallback):
         self.active = self.monitor.enabled
         self._begin(args, state)
 
-    @harmless
+    @agreed
     def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
         trainer = self._attached()
         if trainer is None or trainer.state is not state:
@@ -158,11 +158,8 @@ class SigmaCallback(TrainerCallback):
         if self.monitor.instrument.tokenizer is None:
             self.monitor.instrument.tokenizer = processing_class
         if self.monitor.probes is None:
-            self.monitor.probes = self._agreed_probes(train_dataloader, eval_dataloader)
-            if self.monitor.probes is None:
-                self.active = False
-                return
-        if self.monitor.cadence.last_step is None:
+            self._choose_probes(train_dataloader, eval_dataloader)
+        if self.active and self.monitor.cadence.last_step is None:
             self._check(args, state, control, model)
 
     @harmless
@@ -314,14 +311,10 @@ class SigmaCallback(TrainerCallback):
         self._saved = saved
         self.monitor.go_on(step)
 
-    def _agreed_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
-        """The default probes; where one rank cannot choose them, none of the ranks goes on."""
-        try:
-            probes = self._default_probes(train_dataloader, eval_dataloader)
-            meet()
-        except Exception as error:
-            raise failed(error) from None
-        return probes
+    @agreed
+    def _choose_probes(self, train_dataloader: Any, eval_dataloader: Any) -> None:
+        self.monitor.probes = self._default_probes(train_dataloader, eval_dataloader)
+        self.active = self.monitor.probes is not None
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
         seed = self.monitor.instrument.probe.seed

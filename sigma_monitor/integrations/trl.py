@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from sigma_monitor.completions import Completion, CompletionProbe, grouped
 from sigma_monitor.errors import InputError
-from sigma_monitor.integrations.harmless import harmless
+from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.transformers import SigmaCallback
 from sigma_monitor.options import generation_options
 from sigma_monitor.probing import EncoderSpec, ProbeSet
@@ -125,7 +125,7 @@ class SigmaGRPOCallback(SigmaCallback):
         trainer = self._attached()
         return trainer is not None and trainer.model is not None and not trainer.model.training
 
-    @harmless
+    @agreed
     def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
         super()._begin(args, state)
         self.seen = 0

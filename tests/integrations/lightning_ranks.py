@@ -11,19 +11,25 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from tests.integrations.begins import break_begin
 from tests.integrations.lightning_hosts import From, Kept, eager, fit, flatten, make_trainer
 from tests.integrations.test_lightning_stop import ONSET, START
 
 
 class Report(pl.Callback):
-    """Writes what its rank has come to."""
+    """Makes the trouble of a begin, and writes what its rank has come to."""
 
-    def __init__(self, folder: Path, watcher: Any, logger: Kept) -> None:
+    def __init__(self, folder: Path, watcher: Any, logger: Kept, trouble: str) -> None:
         self.folder, self.watcher, self.logger = folder, watcher, logger
+        self.trouble = trouble
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        break_begin(self.watcher, self.trouble, trainer.global_rank)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         report = {
             "step": trainer.global_step,
+            "active": self.watcher.active,
             "stop_reason": self.watcher.monitor.stop_reason,
             "failures": self.watcher.monitor.failures,
             "heard": len(self.logger.sigma),
@@ -40,9 +46,9 @@ def main(folder: Path, fails: str) -> None:
     watcher, logger = eager(stop_on_collapse=True, embed_fn=embed, **START), Kept()
     trainer = make_trainer(
         folder,
+        Report(folder, watcher, logger, fails),
         From(ONSET, flatten),
         watcher,
-        Report(folder, watcher, logger),
         logger=[logger],
         devices=2,
         strategy="ddp_fork",

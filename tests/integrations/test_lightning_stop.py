@@ -13,6 +13,7 @@ import pytest
 
 from sigma_monitor import Status
 from tests.compatibility import shows
+from tests.integrations.begins import TROUBLES
 from tests.integrations.hosts import events_of, kinds, record_of
 from tests.integrations.lightning_hosts import (
     From,
@@ -79,15 +80,27 @@ def test_a_stop_that_somebody_else_asked_for_stays(tmp_path: Path) -> None:
     assert trainer.global_step == checked_at(tmp_path)[-1] == 7
 
 
+def two_ranks(folder: Path, trouble: str) -> list[dict[str, Any]]:
+    """What each of them reports."""
+    command = [sys.executable, "-m", "tests.integrations.lightning_ranks", str(folder), trouble]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("trouble", [f"{trouble}_1" for trouble in TROUBLES])
+def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path: Path) -> None:
+    for rank in two_ranks(tmp_path, trouble):
+        assert not rank["active"]
+        assert rank["step"] == 30
+
+
 @shows("Lightning", "stopped", strategy="ddp, 2 processes")
 @pytest.mark.parametrize("fails", ["nowhere", "rank_0", "rank_1"])
 def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
     fails: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "tests.integrations.lightning_ranks", str(tmp_path), fails]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr.decode()[-3000:]
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    ranks = two_ranks(tmp_path, fails)
     assert [rank["failures"] for rank in ranks] == [fails != "nowhere"] * 2
     assert ranks[0]["step"] == ranks[1]["step"]
     assert ranks[0]["stop_reason"] == ranks[1]["stop_reason"]

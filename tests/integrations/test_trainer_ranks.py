@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.compatibility import shows
+from tests.integrations.begins import TROUBLES
 from tests.integrations.hosts import record_of
 from tests.integrations.sharded_loop import STEPS
 from tests.integrations.trainer_ranks import EVERY, ONSET, TROUBLE_AT
@@ -83,6 +84,13 @@ def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) 
     assert beside[0]["step"] == beside[1]["step"] == alone[0]["step"]  # it was stopped there
     assert beside[0]["reason"] == beside[1]["reason"] is not None
     assert beside[0]["weights"] == beside[1]["weights"] == alone[0]["weights"]
+
+
+@pytest.mark.parametrize("trouble", [f"{trouble}_1" for trouble in TROUBLES])
+def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path: Path) -> None:
+    for rank in ranks(tmp_path, trouble):
+        assert not rank["active"]
+        assert (rank["step"], rank["logged"]) == (30, 0)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tests.integrations.begins import break_begin
 from tests.integrations.hosts import Flatten, eager, make_trainer
 from tests.integrations.models import tiny_llama, token_rows
 from tests.processes import leave
@@ -36,6 +37,7 @@ def main(folder: Path, trouble: str) -> None:
         return check(model, at)
 
     watcher.monitor.step = counted  # type: ignore[method-assign]
+    break_begin(watcher, trouble, rank)
     callbacks = [Flatten(ONSET), *([] if trouble == "unwatched" else [watcher])]
     trainer = make_trainer(
         folder,
@@ -50,6 +52,7 @@ def main(folder: Path, trouble: str) -> None:
     report = {
         "world": trainer.args.world_size,
         "step": trainer.state.global_step,
+        "active": watcher.active,
         "reason": watcher.monitor.stop_reason,
         "failures": watcher.monitor.failures,
         "weights": hashlib.sha256(weights).hexdigest(),
