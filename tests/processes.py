@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import gc
 import os
 import random
 import socket
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
+
+HANGS_AFTER = 150  # seconds
 
 
 def free_port() -> int:
@@ -31,3 +37,22 @@ def leave() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def forked(world: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Run `work(*arguments)` in so many processes of one group, which share what was imported.
+
+    As the processes of `torchrun` they find their place in the environment. One that hangs says
+    where, and ends; so do the others where one fails.
+    """
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
+    os.environ.update(shared)
+    gc.freeze()  # accelerate collects garbage in every `train()`, and pages would be copied
+    start_processes(_begin, (work, *arguments), nprocs=world, start_method="fork")
+
+
+def _begin(rank: int, work: Callable[..., None], *arguments: Any) -> None:
+    faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    work(*arguments)
+    leave()

@@ -1,0 +1,146 @@
+"""A Trainer on one, two and four processes: the same numbers, also resumed on fewer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sigma_monitor import Snapshot
+from tests.compatibility import shows
+from tests.integrations.hosts import events_of, expected_metrics, kinds, our_warnings, record_of
+from tests.integrations.trainer_worlds import ONSET, SAVED, STEPS, train, watching
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class World:
+    """What a number of processes has come to: the reports of all, and the folder of their runs."""
+
+    folder: Path
+    ranks: list[dict[str, Any]]
+
+    def of(self, training: str) -> dict[str, Any]:
+        """The report of rank 0 on a training; all others have to say the same, clocks apart."""
+        first, *others = (rank[training] for rank in self.ranks)
+        assert all({**other, "heard": None} == {**first, "heard": None} for other in others)
+        assert first["world"] == len(self.ranks)
+        assert first["failures"] == 0
+        return dict(first)
+
+
+def worlds(*demands: str) -> pytest.MarkDecorator:
+    """The test is of two and of four processes."""
+    strategies = {world: f"DDP, {world} processes" for world in (2, 4)}
+    return pytest.mark.parametrize(
+        "world",
+        [
+            pytest.param(world, marks=shows("Trainer", *demands, strategy=s))
+            for world, s in strategies.items()
+        ],
+        indirect=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    module = "tests.integrations.trainer_worlds"
+    ended = subprocess.run(
+        [sys.executable, "-m", module, str(folder), str(request.param)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
+    ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(request.param)]
+    return World(folder, ranks)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same training on one process."""
+    folder = tmp_path_factory.mktemp("single")
+    return World(folder, [{"whole": train(folder / "whole", watching())}])
+
+
+def measured(snapshot: Snapshot) -> dict[str, float]:
+    """What a snapshot says, but for what a clock has measured."""
+    clocks = ("sigma/check_seconds", "sigma/overhead")
+    return {name: value for name, value in snapshot.metrics().items() if name not in clocks}
+
+
+def assert_same_numbers(ours: list[Snapshot], theirs: list[Snapshot]) -> None:
+    """As near as the rounding of smaller micro-batches lets them be."""
+    assert [snapshot.step for snapshot in ours] == [snapshot.step for snapshot in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert measured(one) == pytest.approx(measured(other), rel=1e-6, abs=1e-6)
+
+
+def happened(alerts: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    return [(alert["kind"], alert["step"]) for alert in alerts]
+
+
+@worlds("same weights")
+def test_training_is_bitwise_what_it_is_without_the_monitor(world: World, single: World) -> None:
+    for name in ("step", "weights", "generators"):
+        assert world.of("alone")[name] == world.of("whole")[name]
+    assert world.of("alone")["weights"] == single.of("whole")["weights"]
+
+
+@worlds("same numbers")
+def test_every_logger_gets_the_numbers_of_one_process(world: World, single: World) -> None:
+    whole, (ours, theirs) = (
+        world.of("whole"),
+        (record_of(w.folder / "whole") for w in (world, single)),
+    )
+    assert_same_numbers(ours.snapshots, theirs.snapshots)
+    assert len(ours.snapshots) > ONSET / 2
+    assert happened(ours.alerts) == happened(theirs.alerts)
+    heard = [(step, metrics) for step, metrics in whole["heard"]]
+    assert heard == expected_metrics(world.folder / "whole")
+
+
+@worlds("resumed")
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(world: World) -> None:
+    ours, theirs = (record_of(world.folder / name) for name in ("resumed", "whole"))
+    assert [measured(s) for s in ours.snapshots] == [measured(s) for s in theirs.snapshots]
+    assert ours.alerts == theirs.alerts
+    assert [event["step"] for event in events_of(world.folder / "resumed", "resumed")] == [SAVED]
+    assert world.of("resumed")["weights"] == world.of("whole")["weights"]
+    # The check at the step of the checkpoint is not done again.
+    steps = [step for step, _ in world.of("resumed")["heard"]]
+    assert steps == list(range(SAVED + 2, world.of("whole")["step"] + 1, 2))
+
+
+@worlds("resumed")
+def test_a_run_goes_on_on_one_process(
+    world: World, single: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(world.folder / "left", tmp_path / "left"))
+    left = train(folder, watching(), resume=True)
+    assert our_warnings(caplog) == []
+    ours, theirs = record_of(folder), record_of(single.folder / "whole")
+    assert_same_numbers(ours.snapshots, theirs.snapshots)
+    assert happened(ours.alerts) == happened(theirs.alerts)
+    assert [event["step"] for event in events_of(folder, "resumed")] == [SAVED]
+    assert left["step"] == single.of("whole")["step"]
+
+
+@worlds("stopped")
+def test_all_stop_at_one_step(world: World) -> None:
+    whole, folder = world.of("whole"), world.folder / "whole"
+    assert ONSET < whole["step"] < STEPS
+    assert whole["reason"] == f"COLLAPSED at step {whole['step']}"
+    assert kinds(record_of(folder).alerts) == ["BASELINE", "WARNING", "COLLAPSED", "STOPPED"]
+    assert len(events_of(folder, "started")) == len(events_of(folder, "closed")) == 1
