@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sigma_monitor.errors import InputError, ProbeError
+from sigma_monitor.probing.device import device_of, out_of_memory
 from sigma_monitor.probing.guard import seed_generators, untouched
 from sigma_monitor.probing.layers import (
     CallCount,
@@ -24,39 +24,19 @@ from sigma_monitor.probing.layers import (
     without_adapter,
     without_wrapper,
 )
+from sigma_monitor.probing.losses import LossReader, TokenLosses, language_head
 from sigma_monitor.probing.pooling import Pooling, Rows, check_pooling, pool
 from sigma_monitor.probing.probe_set import ProbeSet
 from sigma_monitor.probing.split import Part, Share, can_split, from_all_ranks, waits_for_ranks
 from sigma_monitor.ranks import exchanged, rank_and_size
 
-__all__ = ["EmbedFn", "Probe", "Reading", "TokenLosses", "device_of", "out_of_memory"]
+__all__ = ["EmbedFn", "Probe", "Reading"]
 
 EmbedFn = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 _LAST = "last"
 _MICRO_BATCH = 32
-_LOGIT_BYTES = 64 * 2**20
-# bf16 rounds to 0.4 %; a head that is scaled or capped after the product is off by more.
-_HEAD_TOLERANCE = 0.01
-_IGNORED_LABEL = -100
 _NOT_PASSED = ("labels", "return_loss", "use_cache")
-
-
-@dataclass(frozen=True)
-class TokenLosses:
-    """Token cross-entropy of each probe example."""
-
-    sums: tuple[float, ...]  # (examples,) nats, over the tokens of the example
-    tokens: tuple[int, ...]  # (examples,) tokens that were predicted, one at least in all
-
-    @property
-    def mean(self) -> float:
-        """Over all tokens, nats."""
-        return sum(self.sums) / sum(self.tokens)
-
-    def first(self, n: int) -> TokenLosses | None:
-        """Those of the first `n` examples; None when nothing was predicted in them."""
-        return TokenLosses(self.sums[:n], self.tokens[:n]) if sum(self.tokens[:n]) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +133,7 @@ class Probe:
         The other ranks of a sharded model wait in their forward passes for this one: it makes all
         of its own, also after a failure, unless that was in the middle of one.
         """
-        losses, parts = _Losses(), []
+        losses, parts = LossReader(), []
         failure: Exception | None = None
         fits = True
         for number in share.own:
@@ -186,7 +166,7 @@ class Probe:
             inputs = {name: tensor.to(device_of(model)) for name, tensor in batch.items()}
             model(**_accepted(model, inputs))
 
-    def _read_batch(self, model: nn.Module, batch: dict[str, Tensor], losses: _Losses) -> Part:
+    def _read_batch(self, model: nn.Module, batch: dict[str, Tensor], losses: LossReader) -> Part:
         device = device_of(model)
         # A copy: a model that writes into its inputs must not reach the probe set.
         inputs = {name: tensor.to(device, copy=True) for name, tensor in batch.items()}
@@ -201,7 +181,7 @@ class Probe:
         return Part(layers, measured)
 
     def _call_embed_fn(
-        self, model: nn.Module, inputs: dict[str, Tensor], _losses: _Losses
+        self, model: nn.Module, inputs: dict[str, Tensor], _losses: LossReader
     ) -> tuple[dict[str, Tensor], None]:
         assert self.embed_fn is not None
         with self.context():
@@ -209,11 +189,11 @@ class Probe:
         return {"last": hidden_states(embedded, "embed_fn").detach()}, None
 
     def _call_model(
-        self, model: nn.Module, inputs: dict[str, Tensor], losses: _Losses
+        self, model: nn.Module, inputs: dict[str, Tensor], losses: LossReader
     ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
         sentences, model = is_sentence_transformer(model), _read_part(model)
         modules = find_layers(model, self.layers)
-        before_head = find_layers(model, _LAST) if _head(model) is not None else {}
+        before_head = find_layers(model, _LAST) if language_head(model) is not None else {}
         with captured(before_head | modules) as outputs, self.context():
             result = model(dict(inputs)) if sentences else model(**_accepted(model, inputs))
         missing = [name for name in modules if name not in outputs]
@@ -225,94 +205,8 @@ class Probe:
         measured = None
         if _LAST in hidden and hidden[_LAST].ndim == 3:
             logits = getattr(result, "logits", None)
-            measured = losses.of(model, hidden[_LAST], logits, inputs)
+            measured = losses.read(model, hidden[_LAST], logits, inputs)
         return {name: hidden[name] for name in modules}, measured
-
-
-class _Losses:
-    """Held-out token cross-entropy of each example, micro-batch by micro-batch."""
-
-    def __init__(self) -> None:
-        self.possible = True
-        self.compared = False  # with the model's own logits
-
-    def of(
-        self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor] | None:
-        """Sums and tokens of a micro-batch; None once the head cannot be applied by itself."""
-        try:
-            placed = {name: tensor.to(hidden.device) for name, tensor in inputs.items()}
-            found = self._of(model, hidden, logits, placed) if self.possible else None
-        except (RuntimeError, TypeError) as error:  # packed, sharded or offloaded weights
-            if isinstance(error, RuntimeError) and out_of_memory(error):
-                raise
-            found = None
-        self.possible = found is not None
-        return found
-
-    def _of(
-        self, model: nn.Module, hidden: Tensor, logits: Any, inputs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor] | None:
-        head = _head(model)
-        ids = inputs.get("labels", inputs.get("input_ids"))
-        if head is None or ids is None or ids.shape != hidden.shape[:2] or ids.shape[1] < 2:
-            return None
-        if isinstance(logits, Tensor):
-            logits = logits.to(hidden.device)
-        if not self.compared and not _head_gives(head, hidden, logits):
-            return None
-        self.compared = True
-        labels = ids
-        mask = inputs.get("attention_mask")
-        if mask is not None and mask.shape == ids.shape:
-            labels = torch.where(mask != 0, ids, _IGNORED_LABEL)
-            # Nothing is to be predicted from padding that stands before a text.
-            labels[:, 1:] = torch.where(mask[:, :-1] != 0, labels[:, 1:], _IGNORED_LABEL)
-        targets = labels[:, 1:].reshape(-1)
-        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-        block = max(1, _LOGIT_BYTES // (4 * _vocabulary(head)))
-        losses = [
-            F.cross_entropy(
-                _apply_head(head, states[start : start + block]).float(),
-                targets[start : start + block],
-                ignore_index=_IGNORED_LABEL,
-                reduction="none",
-            )
-            for start in range(0, len(targets), block)
-        ]
-        wide = torch.float32 if hidden.device.type == "mps" else torch.float64  # no fp64 there
-        sums = torch.cat(losses).view(len(ids), -1).sum(1, dtype=wide)
-        return sums, (labels[:, 1:] != _IGNORED_LABEL).sum(1)
-
-
-def _head(model: nn.Module) -> nn.Linear | None:
-    """The language head of a causal model."""
-    get = getattr(model, "get_output_embeddings", None)
-    head = get() if callable(get) else None
-    architecture = type(without_adapter(model)).__name__
-    causal = "CausalLM" in architecture or "LMHead" in architecture
-    return head if causal and isinstance(head, nn.Linear) else None
-
-
-def _head_gives(head: nn.Linear, hidden: Tensor, logits: Any) -> bool:
-    """Whether the head alone reproduces the model's logits at the last position."""
-    if not isinstance(logits, Tensor) or logits.ndim != 3:
-        return False
-    ours = _apply_head(head, hidden[:, -1]).float()
-    theirs = logits[:, -1].float()
-    if ours.shape != theirs.shape:
-        return False
-    error = torch.linalg.vector_norm(ours - theirs)
-    # NaN compares false: a model that gives NaN keeps its (NaN) loss.
-    return not bool(error > _HEAD_TOLERANCE * torch.linalg.vector_norm(theirs))
-
-
-def _apply_head(head: nn.Linear, states: Tensor) -> Tensor:
-    return F.linear(states.to(head.weight.dtype), head.weight, head.bias)
-
-
-def _vocabulary(head: nn.Linear) -> int:
-    return head.weight.shape[0]
 
 
 def _too_long(cause: RuntimeError) -> ProbeError:
@@ -327,7 +221,8 @@ def _joined(parts: Sequence[Part]) -> Reading:
     """The micro-batches of the whole probe set, in order, as one reading."""
     layers = {name: _rows_of([part.layers[name] for part in parts]) for name in parts[0].layers}
     finite = torch.stack([rows.finite.cpu() for rows in layers.values()]).all(0)
-    return Reading(layers, float(finite.double().mean()), _losses_of(parts))
+    losses = TokenLosses.joined([part.losses for part in parts])
+    return Reading(layers, float(finite.double().mean()), losses)
 
 
 def _rows_of(parts: Sequence[Rows]) -> Rows:
@@ -343,15 +238,6 @@ def _rows_of(parts: Sequence[Rows]) -> Rows:
         pooled=torch.cat([part.pooled for part in parts]),
         finite=torch.cat([part.finite for part in parts]),
     )
-
-
-def _losses_of(parts: Sequence[Part]) -> TokenLosses | None:
-    known = [part.losses for part in parts if part.losses is not None]
-    if len(known) < len(parts):
-        return None
-    sums = torch.cat([sums for sums, _ in known]).tolist()
-    tokens = torch.cat([tokens for _, tokens in known]).tolist()
-    return TokenLosses(tuple(sums), tuple(tokens)) if sum(tokens) else None
 
 
 def _accepted(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -405,17 +291,3 @@ def _read_part(model: Any) -> nn.Module:
         return model  # type: ignore[no-any-return]
     encoder: nn.Module = model.get_encoder()
     return encoder
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model wants its inputs."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether smaller batches may help."""
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    # The list of messages in accelerate lacks that of the asynchronous CUDA allocator.
-    return isinstance(error, torch.cuda.OutOfMemoryError) or should_reduce_batch_size(error)

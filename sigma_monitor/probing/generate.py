@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sigma_monitor.errors import InputError, ProbeError
-from sigma_monitor.probing.forward import device_of, out_of_memory
+from sigma_monitor.probing.device import device_of, out_of_memory
 from sigma_monitor.probing.guard import untouched
 from sigma_monitor.probing.layers import without_adapter, without_wrapper
 from sigma_monitor.probing.probe_set import ProbeSet

@@ -427,3 +427,11 @@ def test_examples_of_nothing_but_padding_are_refused_with_their_number():
     mask[1:3] = 0
     with pytest.raises(InputError, match="2 of 4 probe examples are nothing but padding"):
         ProbeSet.from_tensors({**BASE, "attention_mask": mask})
+
+
+def test_a_probe_set_made_before_cuda_begins_queues_no_seed(monkeypatch):
+    queued = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", queued.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    ProbeSet.from_dataset([{"input_ids": [1, 2, 3]}] * 4)
+    assert queued == []
