@@ -5,91 +5,108 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sigma_monitor.alert import Alert, AlertKind
+from sigma_monitor.alert import Alert, Channel
 
 __all__ = ["worded"]
 
-# Constant, so that trackers merge alerts of one kind; at most 64 characters.
-_TITLES: dict[AlertKind, str] = {
-    "BASELINE": "sigma: baseline frozen",
-    "WARNING": "sigma: representations are contracting",
-    "COLLAPSED": "sigma: representations have collapsed",
-    "RECOVERED": "sigma: representations have recovered",
-    "NONFINITE": "sigma: non-finite embeddings",
-    "VANISHED": "sigma: representations have vanished",
-    "NO_DATA": "sigma: no measurements",
-    "FLAPPING": "sigma: status flaps, alerts are held back",
-    "STOPPED": "sigma: a stop that was asked for is due",
-}
-_EXPANSION_TITLE = "sigma: representations are expanding"
-_GENERATION_TITLES: dict[AlertKind, str] = {
-    "WARNING": "sigma: the model writes less varied text",
-    "COLLAPSED": "sigma: the model's text has collapsed",
-    "RECOVERED": "sigma: the model's text has recovered",
-}
-_GENERATION_EXPANSION_TITLE = "sigma: the model writes more varied text"
-_LOSS_TITLES: dict[AlertKind, str] = {
-    "WARNING": "sigma: held-out loss is rising",
-    "RECOVERED": "sigma: held-out loss has recovered",
-    "NONFINITE": "sigma: held-out loss is not finite",
+# In the tables below: a WARNING of the side of expansion, where that has words of its own.
+_EXPANSION = "WARNING of expansion"
+_Words = dict[Channel, dict[str, str]]  # by channel and kind
+
+# Constant, so that trackers merge alerts of one kind; at most 64 characters. What is missing for a
+# channel is worded as for representations.
+_TITLES: _Words = {
+    "representation": {
+        "BASELINE": "sigma: baseline frozen",
+        "WARNING": "sigma: representations are contracting",
+        _EXPANSION: "sigma: representations are expanding",
+        "COLLAPSED": "sigma: representations have collapsed",
+        "RECOVERED": "sigma: representations have recovered",
+        "NONFINITE": "sigma: non-finite embeddings",
+        "VANISHED": "sigma: representations have vanished",
+        "NO_DATA": "sigma: no measurements",
+        "FLAPPING": "sigma: status flaps, alerts are held back",
+        "STOPPED": "sigma: a stop that was asked for is due",
+    },
+    "generation": {
+        "WARNING": "sigma: the model writes less varied text",
+        _EXPANSION: "sigma: the model writes more varied text",
+        "COLLAPSED": "sigma: the model's text has collapsed",
+        "RECOVERED": "sigma: the model's text has recovered",
+    },
+    "loss": {
+        "WARNING": "sigma: held-out loss is rising",
+        "RECOVERED": "sigma: held-out loss has recovered",
+        "NONFINITE": "sigma: held-out loss is not finite",
+    },
+    "observed": {
+        "WARNING": "sigma: observed rows are contracting",
+        _EXPANSION: "sigma: observed rows are expanding",
+        "COLLAPSED": "sigma: observed rows have collapsed",
+        "RECOVERED": "sigma: observed rows have recovered",
+        "NONFINITE": "sigma: observed rows are not finite",
+        "VANISHED": "sigma: observed rows have vanished",
+    },
 }
 
-_OBSERVED_TITLES: dict[AlertKind, str] = {
-    "WARNING": "sigma: observed rows are contracting",
-    "COLLAPSED": "sigma: observed rows have collapsed",
-    "RECOVERED": "sigma: observed rows have recovered",
-    "NONFINITE": "sigma: observed rows are not finite",
-    "VANISHED": "sigma: observed rows have vanished",
-}
-_OBSERVED_EXPANSION_TITLE = "sigma: observed rows are expanding"
-
-_ADVICE: dict[AlertKind, str] = {
-    "WARNING": (
-        "Look at held-out loss and learning rate around the onset. A narrow-domain fine-tune can "
-        "contract while held-out loss improves; then it is no harm."
-    ),
-    "COLLAPSED": (
-        "Stop, go back to a checkpoint before the onset, and lower the learning rate or look at "
-        "what changed in data, loss or schedule there."
-    ),
-    "NONFINITE": (
-        "Look for a diverging loss or an overflow in half precision; go back to the last "
-        "checkpoint with finite embeddings."
-    ),
-    "VANISHED": (
-        "All probe examples have one and the same embedding: look at weight decay, at the "
-        "normalisation layers, and at the loss."
-    ),
-    "NO_DATA": (
-        "Checks fail or do not happen, so a collapse would go unseen: look for the first failure "
-        "in console and record."
-    ),
-    "FLAPPING": (
-        "The series crosses a threshold again and again: look at it, and pass a detector preset "
-        'such as "quiet", or more probe examples, if it is only noise.'
-    ),
-}
-_EXPANSION_ADVICE = (
-    "Memorising and training on model-made text expand the representations of real text; so does "
-    "healthy training from scratch. Look at held-out loss and at what the data loader gives."
-)
-_GENERATION_ADVICE = (
+_LOOK_AT_TEXT = (
     "Look at some of the text the model writes, and at the share of model-made text in the data. "
     "A narrow-domain fine-tune is meant to narrow it; then held-out loss improves."
 )
-_LOSS_ADVICE = (
+_BACK_TO_BEST = (
     "Go back to the best checkpoint; look at learning rate, data and memorisation since the onset. "
     "A new data mixture or a learning-rate warm-up can raise it for a while."
 )
-_OBSERVED_ADVICE = (
+_LOOK_AT_OBJECTIVE = (
     "Look at the objective that these rows serve: one that nothing holds apart (no negatives, dead "
     "codes, a strong pull to the mean) can be perfect while they collapse. Then at the learning "
     "rate around the onset."
 )
-_OBSERVED_EXPANSION_ADVICE = (
-    "Rows that spread over more directions are seldom a harm by themselves: look at what changed "
-    "in data, objective or schedule around the onset."
-)
+# Likewise. News that asks for nothing has none.
+_ADVICE: _Words = {
+    "representation": {
+        "WARNING": (
+            "Look at held-out loss and learning rate around the onset. A narrow-domain fine-tune "
+            "can contract while held-out loss improves; then it is no harm."
+        ),
+        _EXPANSION: (
+            "Memorising and training on model-made text expand the representations of real text; "
+            "so does healthy training from scratch. Look at held-out loss and at what the data "
+            "loader gives."
+        ),
+        "COLLAPSED": (
+            "Stop, go back to a checkpoint before the onset, and lower the learning rate or look "
+            "at what changed in data, loss or schedule there."
+        ),
+        "NONFINITE": (
+            "Look for a diverging loss or an overflow in half precision; go back to the last "
+            "checkpoint with finite embeddings."
+        ),
+        "VANISHED": (
+            "All probe examples have one and the same embedding: look at weight decay, at the "
+            "normalisation layers, and at the loss."
+        ),
+        "NO_DATA": (
+            "Checks fail or do not happen, so a collapse would go unseen: look for the first "
+            "failure in console and record."
+        ),
+        "FLAPPING": (
+            "The series crosses a threshold again and again: look at it, and pass a detector "
+            'preset such as "quiet", or more probe examples, if it is only noise.'
+        ),
+    },
+    "generation": {"WARNING": _LOOK_AT_TEXT, "COLLAPSED": _LOOK_AT_TEXT},
+    "loss": {"WARNING": _BACK_TO_BEST, "COLLAPSED": _BACK_TO_BEST},
+    "observed": {
+        "WARNING": _LOOK_AT_OBJECTIVE,
+        _EXPANSION: (
+            "Rows that spread over more directions are seldom a harm by themselves: look at what "
+            "changed in data, objective or schedule around the onset."
+        ),
+        "COLLAPSED": _LOOK_AT_OBJECTIVE,
+        "VANISHED": _LOOK_AT_OBJECTIVE,
+    },
+}
 
 
 def worded(
@@ -119,39 +136,17 @@ def worded(
     parts += [f"\u201c{quote.strip()}\u201d" for quote in quotes]
     return replace(
         alert,
-        title=_title(alert),
+        title=_words(_TITLES, alert),
         text=" ".join(part for part in parts if part),
-        advice=_advice(alert),
+        advice=_words(_ADVICE, alert),
     )
 
 
-def _title(alert: Alert) -> str:
-    expands = alert.side == "expansion" and alert.kind == "WARNING"
-    if alert.channel == "loss":
-        return _LOSS_TITLES.get(alert.kind, _TITLES[alert.kind])
-    if alert.channel == "observed":
-        found = _OBSERVED_TITLES.get(alert.kind, _TITLES[alert.kind])
-        return _OBSERVED_EXPANSION_TITLE if expands else found
-    if alert.channel == "generation":
-        found = _GENERATION_TITLES.get(alert.kind, _TITLES[alert.kind])
-        return _GENERATION_EXPANSION_TITLE if expands else found
-    return _EXPANSION_TITLE if expands else _TITLES[alert.kind]
-
-
-def _advice(alert: Alert) -> str:
-    if alert.kind in ("WARNING", "COLLAPSED"):
-        if alert.channel == "loss":
-            return _LOSS_ADVICE
-        if alert.channel == "generation":
-            return _GENERATION_ADVICE
-        if alert.channel == "observed":
-            expands = alert.side == "expansion" and alert.kind == "WARNING"
-            return _OBSERVED_EXPANSION_ADVICE if expands else _OBSERVED_ADVICE
-        if alert.side == "expansion" and alert.kind == "WARNING":
-            return _EXPANSION_ADVICE
-    if alert.channel == "observed" and alert.kind == "VANISHED":
-        return _OBSERVED_ADVICE
-    return _ADVICE.get(alert.kind, "")
+def _words(table: _Words, alert: Alert) -> str:
+    expands = alert.kind == "WARNING" and alert.side == "expansion"
+    kinds = (_EXPANSION, alert.kind) if expands else (alert.kind,)
+    words = (table[channel].get(k) for channel in (alert.channel, "representation") for k in kinds)
+    return next((found for found in words if found is not None), "")
 
 
 def _finding(alert: Alert) -> str:
