@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import replaced, table
+from pages import Row, grouped, replaced, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compatibility"
@@ -54,8 +54,6 @@ KNOWN = (
     ),
 )
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
@@ -86,7 +84,8 @@ def page(text: str, rows: Sequence[Row]) -> str:
 def hosts(rows: Sequence[Row]) -> str:
     """One line for each host, strategy and version."""
     lines = []
-    for (host, strategy, versions), found in grouped(rows, "strategy", versions_of).items():
+    by_line = grouped(sorted(rows, key=_place), "host", "strategy", versions_of)
+    for (host, strategy, versions), found in by_line.items():
         cells = [cell([row for row in found if row["demand"] == demand]) for demand in DEMANDS]
         lines.append([host, strategy, versions, *cells])
     return table(" | ".join(["host | strategy | versions", *DEMANDS]), lines)
@@ -95,9 +94,10 @@ def hosts(rows: Sequence[Row]) -> str:
 def cases(rows: Sequence[Row]) -> str:
     """One line for each model or setting of a host, one column for its versions."""
     lines = []
-    for (host, case), found in grouped([row for row in rows if row["case"]], "case").items():
+    with_case = [row for row in sorted(rows, key=_place) if row["case"]]
+    for (host, case), found in grouped(with_case, "host", "case").items():
         by_version = grouped(found, lambda row: str(row["packages"][HOSTS[row["host"]][0]]))
-        cells = [f"{version}: {cell(group)}" for (_, version), group in by_version.items()]
+        cells = [f"{version}: {cell(group)}" for (version,), group in by_version.items()]
         demands = ", ".join(d for d in DEMANDS if d in {row["demand"] for row in found})
         lines.append([host, case, demands, "<br>".join(cells)])
     return table("host | model or setting | shown | on the host's versions", lines)
@@ -113,15 +113,6 @@ def cell(rows: Sequence[Row]) -> str:
     reasons = Counter(row["reason"] for row in rows if row["outcome"] == "skipped")
     told += [f"not run ({count}): {reason}" for reason, count in reasons.items()]
     return "; ".join(told).replace("|", "\\|")
-
-
-def grouped(rows: Sequence[Row], *names: Any) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by host and by `names`, each a field or a function of a row; in the page's order."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(rows, key=_place):
-        key = [name(row) if callable(name) else row[name] for name in names]
-        groups.setdefault((row["host"], *key), []).append(row)
-    return groups
 
 
 def versions_of(row: Row) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pages import replaced, table
+from pages import Row, grouped, replaced, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -48,7 +48,7 @@ def page(text: str) -> str:
     return text
 
 
-def methods(rows: list[dict[str, Any]]) -> str:
+def methods(rows: list[Row]) -> str:
     """One line for each method."""
     head = (
         "method | harmful runs told | alarmed before the onset | healthy runs alarmed | checks "
@@ -69,7 +69,7 @@ def methods(rows: list[dict[str, Any]]) -> str:
     return table(head, lines)
 
 
-def scenarios(rows: list[dict[str, Any]]) -> str:
+def scenarios(rows: list[Row]) -> str:
     """One line for each scenario."""
     head = (
         "scenario | | alarmed | first by | in a right channel | COLLAPSED | information | checks "
@@ -92,7 +92,7 @@ def scenarios(rows: list[dict[str, Any]]) -> str:
     return table(head, lines)
 
 
-def functionals(rows: list[dict[str, Any]]) -> str:
+def functionals(rows: list[Row]) -> str:
     """AUROC of a move to the bad side and to either side."""
     lines = [
         [row["functional"], f"{row['auroc_one_sided']:.2f}", f"{row['auroc_two_sided']:.2f}"]
@@ -101,7 +101,7 @@ def functionals(rows: list[dict[str, Any]]) -> str:
     return table("functional | to its bad side | to either side", lines)
 
 
-def false_alarms(rows: list[dict[str, Any]]) -> str:
+def false_alarms(rows: list[Row]) -> str:
     """Share of healthy simulated runs in which something was told, by autocorrelation."""
     head = (
         "checks | baseline | preset | drift | runs | WARNING, φ = 0 | 0.5 | 0.9 | COLLAPSED, of "
@@ -115,7 +115,7 @@ def false_alarms(rows: list[dict[str, Any]]) -> str:
     return table(head, lines)
 
 
-def delays(rows: list[dict[str, Any]]) -> str:
+def delays(rows: list[Row]) -> str:
     """Checks until a fall was told, by autocorrelation."""
     head = (
         "checks | baseline | falls to | within | WARNING, median / p90, φ = 0 | 0.5 | 0.9 | missed "
@@ -132,15 +132,12 @@ def delays(rows: list[dict[str, Any]]) -> str:
     return table(head, lines)
 
 
-def _by_phi(rows: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
+def _by_phi(rows: list[Row], *names: str) -> list[list[Row]]:
     """Rows that differ in nothing but their autocorrelation, which rises."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return [sorted(group, key=lambda row: row["phi"]) for group in groups.values()]
+    return list(grouped(sorted(rows, key=lambda row: row["phi"]), *names).values())
 
 
-def confirmation(rows: list[dict[str, Any]]) -> str:
+def confirmation(rows: list[Row]) -> str:
     """Steps until a sudden fall was told, with and without confirmation."""
     head = (
         "falls to | early confirmation | steps to WARNING, median / p90 | to COLLAPSED | largest "
@@ -159,7 +156,7 @@ def confirmation(rows: list[dict[str, Any]]) -> str:
     return table(head, lines)
 
 
-def cost(rows: list[dict[str, Any]]) -> str:
+def cost(rows: list[Row]) -> str:
     """Seconds of a check and a writing, and the share of a run they take."""
     shares = [f"share of {run['steps']:,} steps" for run in rows[0]["runs"]]
     lines = []
@@ -174,7 +171,7 @@ def cost(rows: list[dict[str, Any]]) -> str:
     return table(" | ".join(["parameters | training step | check | writing", *shares]), lines)
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
+def draw(rows: list[Row]) -> None:
     """Share of harmful runs told against share of healthy runs alarmed, with intervals."""
     import matplotlib
 
@@ -218,11 +215,11 @@ def _counted(names: list[str | None]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"
 
 
-def _of_runs(found: list[dict[str, Any]], name: str) -> str:
+def _of_runs(found: list[Row], name: str) -> str:
     return f"{sum(row[name] for row in found)} of {sum(row['runs'] for row in found)}"
 
 
-def _median_and_p90(row: dict[str, Any], name: str) -> str:
+def _median_and_p90(row: Row, name: str) -> str:
     return f"{_number(row[f'median_{name}'])} / {_number(row[f'p90_{name}'])}"
 
 

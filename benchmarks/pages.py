@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["replaced", "table"]
+__all__ = ["Row", "grouped", "replaced", "table"]
+
+Row = dict[str, Any]  # of a result file
 
 
 def replaced(text: str, name: str, new: str) -> str:
@@ -20,3 +22,14 @@ def table(head: str, rows: Iterable[Iterable[Any]]) -> str:
     """A table in Markdown; bars part the columns of `head`."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
     return "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *lines])
+
+
+def grouped(
+    rows: Iterable[Row], *names: str | Callable[[Row], str]
+) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows that are alike in `names`, each a field or a function of a row; in order."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(row[name] if isinstance(name, str) else name(row) for name in names)
+        groups.setdefault(key, []).append(row)
+    return groups
