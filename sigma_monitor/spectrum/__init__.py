@@ -10,6 +10,13 @@ are what the paper and we say beside the spectrum. Nothing here knows of models,
 logging.
 """
 
+from sigma_monitor.spectrum.corrections import (
+    KappaCorrected,
+    gaussian_bias,
+    kappa_corrected_log_det,
+    ridge_for_kappa,
+    unbiased_participation_ratio,
+)
 from sigma_monitor.spectrum.drift import SpectralDrift, spectral_drift
 from sigma_monitor.spectrum.gram import Gram
 from sigma_monitor.spectrum.sharded import sharded_summary
@@ -28,11 +35,15 @@ __all__ = [
     "PAPER_SETTINGS",
     "Gram",
     "GramStream",
+    "KappaCorrected",
     "Method",
     "SigmaTracks",
     "SpectralDrift",
     "SpectralSummary",
     "SubsetBounds",
+    "gaussian_bias",
+    "kappa_corrected_log_det",
+    "ridge_for_kappa",
     "sharded_summary",
     "sigma_tracks",
     "spectral_drift",
@@ -40,4 +51,5 @@ __all__ = [
     "spectral_summary",
     "subset_bounds",
     "summarize",
+    "unbiased_participation_ratio",
 ]

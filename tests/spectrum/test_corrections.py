@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sigma_monitor.spectrum.corrections import (
+from sigma_monitor.spectrum import (
     gaussian_bias,
     kappa_corrected_log_det,
     ridge_for_kappa,
