@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,8 +53,9 @@ class Share:
 def can_split(model: nn.Module, fingerprint: str) -> bool:
     """Whether each rank may read another part of the probe set; a collective.
 
-    It may where the ranks hold the same weights, whole or in the shards of FSDP and ZeRO. Under
-    tensor parallelism, and wherever else weights differ, all ranks read the same examples.
+    It may where the ranks hold the same weights, whole or in the shards of FSDP and ZeRO, and the
+    same buffers. Under tensor parallelism, and wherever else these differ, all ranks read the same
+    examples.
 
     Args:
         model: As on this rank.
@@ -109,16 +111,19 @@ def _is_tensor_parallel(model: nn.Module) -> bool:
 
 
 def _content(model: nn.Module) -> int:
-    """Made of the bits of every weight that is whole on each rank, by sums exact in any order."""
-    if _is_flat(model):
-        return 0
+    """Made of the bits of all that is whole on each rank, by sums exact in any order.
+
+    That is weights, and buffers such as running statistics, which DDP leaves to each rank.
+    """
+    weights = () if _is_flat(model) else model.parameters()
+    buffers = (buffer for buffer in model.buffers() if buffer.is_floating_point())
     sums = [
-        parameter.detach().view(_INTEGERS[parameter.element_size()]).sum(dtype=torch.int64)
-        for parameter in model.parameters()
-        if not hasattr(parameter, "device_mesh")
-        and type(parameter.data) is Tensor  # and no packed weights of some library's own
-        and not parameter.is_meta
-        and parameter.element_size() in _INTEGERS
+        tensor.detach().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)
+        for tensor in itertools.chain(weights, buffers)
+        if not hasattr(tensor, "device_mesh")
+        and type(tensor.data) is Tensor  # and no packed weights of some library's own
+        and not tensor.is_meta
+        and tensor.element_size() in _INTEGERS
     ]
     by_device: dict[torch.device, list[Tensor]] = {}
     for total in sums:

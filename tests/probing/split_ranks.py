@@ -44,6 +44,17 @@ class SmallCausalLM(nn.Module):
         return types.SimpleNamespace(logits=self.head(self.base_model(input_ids)))
 
 
+class RunningMean(nn.Module):
+    """As DDP leaves the statistics of a BatchNorm: those of each rank's own batches."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(float(mean)))
+
+    def forward(self, hidden):
+        return hidden + self.mean
+
+
 def probes_of(n, seed=0):
     """Of unequal lengths."""
     generator = torch.Generator().manual_seed(seed)
@@ -116,6 +127,9 @@ def plain_report():
     diverged = SmallCausalLM()
     diverged.head.bias.data += rank
     found["diverged"] = read(diverged, probes_of(50))
+    drifted = SmallCausalLM()
+    drifted.base_model.add_module("norm", RunningMean(rank))
+    found["other statistics"] = read(drifted, probes_of(50))
     found["other probes"] = read(model, probes_of(50, seed=rank))
     found["whole again"] = read(model, probes_of(128), **several)
     return found

@@ -106,6 +106,14 @@ def test_ranks_of_other_weights_or_probes_read_for_themselves(ranks, alone):
     assert_same(ranks[0]["other probes"], alone["other probes"], EXACTLY)
 
 
+def test_ranks_of_other_running_statistics_read_for_themselves(ranks, alone):
+    for number, rank in enumerate(ranks):
+        assert rank["other statistics"]["sizes"] == [32, 18]
+        embeddings = rank["other statistics"]["layers"]["last"][0]
+        expected = alone["other statistics"]["layers"]["last"][0] + number
+        torch.testing.assert_close(embeddings, expected, **EXACTLY)
+
+
 def test_a_sharded_model_gives_the_same_numbers(ranks, alone):
     one_layer = {"last": alone["whole"]["layers"]["last"]}
     for rank in ranks:
