@@ -28,7 +28,7 @@ from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.probe_set import is_map_style
 from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks.wandb import bound_alert_retries
-from sigma_monitor.snapshot import NAME
+from sigma_monitor.snapshot import NAME, Snapshot
 
 __all__ = ["STATE_KEY", "SigmaCallback"]
 
@@ -83,6 +83,7 @@ class SigmaCallback(TrainerCallback):
         self._trainer: weakref.ref[Trainer] | None = None
         self._saved: dict[str, Any] | None = None
         self._saved_revision = 0
+        self._waiting = False  # a check that is due, for the step to come
         self._told_missing = False
         self._metrics: dict[str, float] = {}  # the latest value of each
         self._told_unmeasured = False
@@ -136,6 +137,7 @@ class SigmaCallback(TrainerCallback):
         monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
         self._metrics, self._told_unmeasured = {}, False
         self._saved, self._saved_revision = None, 0
+        self._waiting = False
         if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
         saved = _kept_states(state).get(self.state_key)
@@ -172,10 +174,10 @@ class SigmaCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Check when one is due, keep the state for the next checkpoint, stop when asked to."""
-        if not self._waits(args, state, control):
+        self._waiting = self._waits(args, state, control)
+        if not self._waiting:
             self._check(args, state, control, model)
-        if self._saved is not None:
-            _kept_states(state)[self.state_key] = self._saved
+        self._keep_state(state)
         if self.monitor.should_stop:
             control.should_training_stop = True
             control.should_save |= self.save_on_stop
@@ -208,8 +210,21 @@ class SigmaCallback(TrainerCallback):
         metrics[f"eval_{wanted}"] = self._metrics.get(wanted, math.nan)
 
     @harmless
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the record."""
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: Any,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Close the record, after a check that waits and has no later step to come at.
+
+        It is in the record alone, since a logger may be closed by now. Where the best model has
+        been loaded, the weights of the last step are gone.
+        """
+        if self._waiting and not args.load_best_model_at_end:
+            self._measure(state, model)
         self.monitor.close()
 
     def _wanted(self, args: TrainingArguments) -> str | None:
@@ -231,18 +246,27 @@ class SigmaCallback(TrainerCallback):
         if evaluates and self._wanted(args) is not None:
             cadence.bring_forward(step)
             return False
-        return (evaluates or saves) and cadence.can_wait(step)
+        busy = (evaluates or saves) and not control.should_training_stop
+        return busy and cadence.can_wait(step)
 
     def _check(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
-        snapshot = self.monitor.step(model, state.global_step)
-        if self.monitor.revision != self._saved_revision:
-            self._saved_revision = self.monitor.revision
-            self._saved = self.monitor.state_dict()
+        snapshot = self._measure(state, model)
         if snapshot is not None:
             self._metrics |= snapshot.metrics()
             self._log(snapshot.metrics(), args, state, control)
+
+    def _measure(self, state: TrainerState, model: Any) -> Snapshot | None:
+        return self.monitor.step(model, state.global_step)
+
+    def _keep_state(self, state: TrainerState) -> None:
+        """For the next checkpoint, after a check or an observation."""
+        if self.monitor.revision != self._saved_revision:
+            self._saved_revision = self.monitor.revision
+            self._saved = self.monitor.state_dict()
+        if self._saved is not None:
+            _kept_states(state)[self.state_key] = self._saved
 
     def _log(
         self,

@@ -16,6 +16,7 @@ from sigma_monitor.integrations.transformers import SigmaCallback
 from sigma_monitor.options import generation_options
 from sigma_monitor.probing import EncoderSpec, ProbeSet
 from sigma_monitor.ranks import exchanged, is_main
+from sigma_monitor.snapshot import Snapshot
 
 __all__ = ["SigmaGRPOCallback"]
 
@@ -137,13 +138,11 @@ class SigmaGRPOCallback(SigmaCallback):
                 "so there is nothing to learn from. Pass your own beside it in reward_funcs=."
             )
 
-    def _check(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
-    ) -> None:
+    def _measure(self, state: TrainerState, model: Any) -> Snapshot | None:
         monitor = self.monitor
         if monitor.enabled and not monitor.disabled and monitor.cadence.due(state.global_step):
             self._hand_over(state.global_step)
-        super()._check(args, state, control, model)
+        return super()._measure(state, model)
 
     def _hand_over(self, step: int) -> None:
         """What all ranks kept to the probe: a prompt's completions may be on several of them."""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from sigma_monitor import SigmaCallback
-from tests.integrations.hosts import eager, make_trainer, record_of
+from tests.integrations.hosts import StopAt, eager, make_trainer, record_of, sigma_entries
 
 EVALUATES: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 3}
 EVERY_STEP = list(range(13))
@@ -41,3 +42,38 @@ def test_a_check_waits_for_an_evaluation_or_a_save(
 
 def test_a_spacing_that_was_asked_for_is_kept(tmp_path: Path) -> None:
     assert checked(tmp_path, eager(every=3), **EVALUATES) == [0, 3, 6, 9, 12]
+
+
+class StopDuring(TrainerCallback):
+    """Asks for the end of the training while `step` is still being made."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop |= state.global_step == self.step - 1
+
+
+SAVES = {"save_strategy": "steps", "save_steps": 4}
+LOADS_BEST = {**EVALUATES, "eval_steps": 4, **SAVES, "load_best_model_at_end": True}
+
+
+@pytest.mark.parametrize(
+    ("stop", "arguments", "checked", "logged"),
+    [
+        (StopDuring, SAVES, True, True),
+        (StopDuring, LOADS_BEST, True, True),
+        (StopAt, SAVES, True, False),  # there are no loggers any more
+        (StopAt, LOADS_BEST, False, False),  # nor the weights of that step
+    ],
+)
+def test_a_check_that_waits_is_not_lost_where_training_ends(
+    stop: type[Any], arguments: dict[str, Any], checked: bool, logged: bool, tmp_path: Path
+) -> None:
+    callback = SigmaCallback(max_overhead=None)
+    trainer = make_trainer(tmp_path, callback, stop(8), max_steps=12, **arguments)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    found = [snapshot.step for snapshot in record_of(tmp_path).snapshots]
+    assert found == [0, 1, 2, 3, 5, 6, 7, *[8] * checked]
+    assert [step for step, _ in sigma_entries(trainer.state.log_history)] == found[: 7 + logged]
