@@ -8,13 +8,11 @@ from __future__ import annotations
 import functools
 import json
 
-import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from sigma_monitor import SigmaMonitor
 from tests.probing.split_ranks import SmallCausalLM, last_rank, probes_of
-from tests.processes import leave
 
 COLLECTIVES = (
     "all_gather",
@@ -100,10 +98,6 @@ def train(folder, calls):
 
 
 def work(rank, world, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     calls = Calls()
     report = train(folder, calls)
     (folder / f"rank{rank}.json").write_text(json.dumps(report | {"calls": calls.made}))
-    leave()

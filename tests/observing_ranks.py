@@ -3,10 +3,8 @@
 import json
 
 import torch
-import torch.distributed as dist
 
 from sigma_monitor import SigmaMonitor
-from tests.processes import leave
 
 WIDTH = 16
 
@@ -17,10 +15,8 @@ def spread(rank=WIDTH, shift=0.0, n=64):
     return torch.cat([rows * (torch.arange(WIDTH) < rank), torch.full((n, 1), shift)], dim=1)
 
 
-def observe_on(rank, port, folder):
+def observe_on(rank, world, folder):
     """Rank 0's rows collapse from step 20 on; rank 1's are well, and fail from step 15 on."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     monitor = SigmaMonitor(
         baseline="start", output_dir=folder / "run", max_steps=60, stop_on_collapse=True
     )
@@ -37,4 +33,3 @@ def observe_on(rank, port, folder):
     monitor.close()
     result = {"measured": measured, "stopped": stopped, "reason": monitor.stop_reason}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
-    leave()

@@ -10,8 +10,10 @@ import random
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
@@ -55,4 +57,24 @@ def _begin(rank: int, work: Callable[..., None], *arguments: Any) -> None:
     faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     work(*arguments)
+    leave()
+
+
+def spawned(world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+    """Run `work(rank, world, folder)` in so many new processes of one group; hangs as in `forked`.
+
+    Args:
+        world: Number of processes.
+        work: Of a module that imports little, since each process begins anew.
+        folder: New, and of all of them.
+    """
+    start_processes(_join, (world, work, folder), nprocs=world, start_method="spawn")
+
+
+def _join(rank: int, world: int, work: Callable[[int, int, Path], None], folder: Path) -> None:
+    faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
+    torch.set_num_threads(1)
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    work(rank, world, folder)
     leave()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch.multiprocessing as multiprocessing
 
 from tests.collective_ranks import NAN_AT, ONSET, RAISES_AT, STEPS, work
+from tests.processes import spawned
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_checks_failures_a_resume_and_a_stop_are_the_same_meetings_on_all_ranks(world, tmp_path):
-    multiprocessing.spawn(work, (world, tmp_path), nprocs=world)
+    spawned(world, work, tmp_path)
     first, *others = (
         json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)
     )
@@ -32,7 +32,7 @@ def test_checks_failures_a_resume_and_a_stop_are_the_same_meetings_on_all_ranks(
 
 def test_steps_without_a_check_are_without_collectives(tmp_path):
     """But for what was observed there, which is measured whenever it is given."""
-    multiprocessing.spawn(work, (2, tmp_path), nprocs=2)
+    spawned(2, work, tmp_path)
     calls = json.loads((tmp_path / "rank0.json").read_text())["calls"]
     odd = {name for place, name in (call.split(": ") for call in calls) if place == "step 3"}
     assert odd == {"all_gather_object", "all_gather"}

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import timedelta
-
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from sigma_monitor.ranks import RankError, failed, meet
-from tests.processes import leave
+from tests.processes import spawned
 
 LATE = 0.5
-PATIENCE = timedelta(seconds=30)  # of a rank whose meeting the other does not reach
 
 
-def work(rank, folder):
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=PATIENCE)
+def work(rank, world, folder):
     meet()
     started = time.perf_counter()
     if rank == 1:
@@ -34,11 +27,10 @@ def work(rank, folder):
         told = str(error)
     meet()  # and the next meeting is one again
     (folder / f"rank{rank}.json").write_text(json.dumps({"waited": waited, "told": told}))
-    leave()
 
 
 def test_a_rank_waits_for_the_other_and_hears_of_its_failure(tmp_path):
-    multiprocessing.spawn(work, (tmp_path,), nprocs=2)
+    spawned(2, work, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["waited"] > LATE / 2  # less by what one rank left the first meeting earlier
     assert first["told"] == second["told"] == "on rank 1: ValueError: no room"

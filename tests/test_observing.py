@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from sigma_monitor import SigmaMonitor, Status, spectral_summary
 from sigma_monitor.errors import RecordError
@@ -15,7 +14,7 @@ from sigma_monitor.sinks import JsonlSink, MetricsSink, read_record
 from sigma_monitor.snapshot import Observation
 from tests.clock import stop_the_clock
 from tests.observing_ranks import WIDTH, observe_on, spread
-from tests.processes import free_port
+from tests.processes import spawned
 from tests.test_monitor import Dial, Listener
 
 
@@ -549,7 +548,7 @@ def test_what_a_resumed_run_repeats_is_read_once(tmp_path):
 
 
 def test_ranks_stop_together_by_the_rows_of_the_first(tmp_path):
-    multiprocessing.spawn(observe_on, (free_port(), tmp_path), nprocs=2)
+    spawned(2, observe_on, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["stopped"] is not None
     assert first["stopped"] > 18  # rank 1 alone would have given up

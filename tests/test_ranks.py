@@ -6,19 +6,15 @@ import json
 import time
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sigma_monitor import ProbeSet, SigmaMonitor
-from tests.processes import free_port, leave
+from tests.processes import spawned
 
 STEPS = 100
 
 
-def train(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def train(rank, world, folder):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64,
@@ -53,11 +49,10 @@ def train(rank, port, folder):
     monitor.close()
     result = {"checks": checks, "stopped": stopped, "reason": monitor.stop_reason}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
-    leave()
 
 
 def test_ranks_check_and_stop_at_the_same_steps_and_rank_0_alone_writes(tmp_path):
-    multiprocessing.spawn(train, (free_port(), tmp_path), nprocs=2)
+    spawned(2, train, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["stopped"] is not None

@@ -13,7 +13,6 @@ from torch import nn
 
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.ranks import failed, rank_and_size
-from tests.processes import leave
 
 VOCABULARY, WIDTH, LENGTH = 50, 16, 9
 
@@ -176,8 +175,4 @@ def sharded_report():
 
 
 def work(rank, world, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.save(plain_report() | sharded_report(), folder / f"rank{rank}.pt")
-    leave()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from sigma_monitor.probing.split import Share
 from tests.probing.split_ranks import POOLINGS, plain_report, work
+from tests.processes import spawned
 
 # fp32, values near 1, reduced in another order.
 ROUNDING = {"rtol": 0, "atol": 1e-6, "equal_nan": True}
@@ -24,7 +24,7 @@ def alone():
 def ranks(request, tmp_path_factory):
     """What every rank reads."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(work, (request.param, folder), nprocs=request.param)
+    spawned(request.param, work, folder)
     # Of this test, and it holds tuples.
     paths = [folder / f"rank{rank}.pt" for rank in range(request.param)]
     return [torch.load(path, weights_only=False) for path in paths]

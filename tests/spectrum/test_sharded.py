@@ -4,15 +4,13 @@ import functools
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum import spectral_summary
 from sigma_monitor.spectrum.result import FUNCTIONALS
 from sigma_monitor.spectrum.sharded import sharded_summary
-from tests.processes import leave
+from tests.processes import spawned
 from tests.spectrum.matrices import gaussian, rows_with
 
 N, M = 160, 120  # above 64 features: test vectors are random
@@ -81,19 +79,14 @@ def results(rank, ranks):
 
 
 def work(rank, ranks, folder):
-    torch.set_num_threads(1)
     gram_module._BLOCK_WIDTH = 2  # several blocks: what is above the diagonal is not summed
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks
-    )
     torch.save(results(rank, ranks), folder / f"{rank}.pt")
-    leave()
 
 
 @pytest.fixture(scope="module", params=SHARDS, ids=lambda ranks: f"{ranks} ranks")
 def by_rank(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(work, (request.param, folder), nprocs=request.param)
+    spawned(request.param, work, folder)
     return [torch.load(folder / f"{k}.pt", weights_only=False) for k in range(request.param)]
 
 

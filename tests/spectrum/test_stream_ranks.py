@@ -5,13 +5,12 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.spectrum import gram as gram_module
 from sigma_monitor.spectrum.exact import decompose
 from sigma_monitor.spectrum.stream import GramStream
-from tests.processes import leave
+from tests.processes import spawned
 from tests.spectrum.matrices import EPS, gaussian
 from tests.spectrum.test_stream import assert_same, product_error
 
@@ -88,19 +87,15 @@ def report(rank):
 
 
 def work(rank, world, folder):
-    torch.set_num_threads(1)
     gram_module._BLOCK_WIDTH = 2  # several blocks: what is above the diagonal is not summed
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     torch.save(report(rank), folder / f"rank{rank}.pt")
-    leave()
 
 
 @pytest.fixture(scope="module", params=SHARDS, ids=lambda world: f"{world} ranks")
 def ranks(request, tmp_path_factory):
     """What every rank reports."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(work, (request.param, folder), nprocs=request.param)
+    spawned(request.param, work, folder)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(request.param)]
 
 
