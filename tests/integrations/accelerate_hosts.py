@@ -101,7 +101,8 @@ def train(
         trackers: Of accelerate.
         precision: Likewise.
         accumulate: Micro-batches in a step.
-        rows: Of training data, four to a micro-batch; without dropout where they are four.
+        rows: Of training data, four to a micro-batch; without dropout where they are four. One: it
+            comes 32 times, so that every process of many has the batches of a single one.
         flat_from: The first step at which little is left of the last hidden state.
         stop_at: The last step.
         save: Where to save the state after a step.
@@ -117,13 +118,16 @@ def train(
         log_with=list(trackers) or None,
     )
     accelerator.init_trackers("test")
-    model = tiny_llama(attention_dropout=0.0 if rows == 4 else 0.1)
+    model = tiny_llama(attention_dropout=0.0 if rows <= 4 else 0.1)
+    examples = token_rows(rows) * (32 if rows == 1 else 1)
+    # accelerate steps a scheduler once for each process.
+    first = 1.0 if rows == 1 else 1 / 3
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model, optimizer, loader, scheduler = accelerator.prepare(
         model,
         optimizer,
-        DataLoader(token_rows(rows), batch_size=4, shuffle=True),  # type: ignore[arg-type]
-        torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=20),
+        DataLoader(examples, batch_size=4, shuffle=True),  # type: ignore[arg-type]
+        torch.optim.lr_scheduler.LinearLR(optimizer, first, total_iters=20),
     )
     monitor = None if watch is None else watch(accelerator)
     if monitor is not None:

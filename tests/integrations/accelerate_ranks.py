@@ -1,7 +1,8 @@
-"""accelerate on two processes: `python -m tests.integrations.accelerate_ranks FOLDER ACCUMULATE`.
+"""accelerate on several processes: `python -m tests.integrations.accelerate_ranks FOLDER WORLD N`.
 
-A training without the monitor, one with it that is left at step 10, and its resumption, in which
-the model collapses.
+A training with N micro-batches in a step without the monitor, one with it that is left at step 10,
+and its resumption, in which the model collapses. And one in which every process has the same
+example, so that its numbers are those of one process.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def main(folder: Path, accumulate: int) -> None:
         resume=(folder / "state", SAVED),
     )
     accelerator, monitor = left["accelerator"], left["monitor"]
+    alike = Kept()
+    train(eager(folder / "alike"), rows=1, flat_from=ONSET, trackers=[alike])
     kept = ("parameters", "optimizer", "scheduler", "torch")
     report = {
         "wrapped": type(left["model"]).__name__,
@@ -46,10 +49,12 @@ def main(folder: Path, accumulate: int) -> None:
         "stop_reason": monitor.stop_reason,
         "failures": monitor.failures,
         "heard": [step for step, _ in tracker.sigma],
+        "alike": alike.sigma,
     }
     path = folder / f"rank{accelerator.process_index}.json"
     path.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
-    debug_launcher(main, (Path(sys.argv[1]), int(sys.argv[2])), num_processes=2)
+    world, accumulate = map(int, sys.argv[2:])
+    debug_launcher(main, (Path(sys.argv[1]), accumulate), num_processes=world)

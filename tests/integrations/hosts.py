@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from sigma_monitor import SigmaCallback
+from sigma_monitor import SigmaCallback, Snapshot
 from sigma_monitor.sinks import Record, read_record
 from tests.integrations.models import tiny_llama, token_rows
 
@@ -122,6 +122,19 @@ def loss_entries(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def expected_metrics(output_dir: Path) -> list[tuple[int, dict[str, float]]]:
     """What every logger should have got, from the record."""
     return [(snapshot.step, snapshot.metrics()) for snapshot in record_of(output_dir).snapshots]
+
+
+def numbers(snapshot: Snapshot) -> dict[str, float]:
+    """What a snapshot says, but for what a clock has measured."""
+    clocks = ("sigma/check_seconds", "sigma/overhead")
+    return {name: value for name, value in snapshot.metrics().items() if name not in clocks}
+
+
+def assert_same_numbers(ours: Sequence[Snapshot], theirs: Sequence[Snapshot]) -> None:
+    """As near as the rounding of smaller micro-batches lets them be."""
+    assert [snapshot.step for snapshot in ours] == [snapshot.step for snapshot in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert numbers(one) == pytest.approx(numbers(other), rel=1e-6, abs=1e-6)
 
 
 def our_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

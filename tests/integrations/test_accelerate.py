@@ -1,4 +1,4 @@
-"""`monitor.step` in a loop under accelerate: metrics, checkpoints, bitwise equality, two ranks."""
+"""`monitor.step` in a loop under accelerate: metrics, checkpoints, bitwise equality, ranks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import torch
 from sigma_monitor import ProbeSet, SigmaMonitor, Snapshot, Status
 from sigma_monitor.errors import RecordError
 from sigma_monitor.options import CHANNELS
-from sigma_monitor.sinks import MetricsSink
-from tests.compatibility import shows
+from sigma_monitor.sinks import MetricsSink, Record
+from tests.compatibility import DEMANDS, shows
 from tests.integrations.accelerate_hosts import STEPS, Kept, eager, forget_accelerators, train
 from tests.integrations.bitwise import differences
 from tests.integrations.hosts import (
+    assert_same_numbers,
     events_of,
     expected_metrics,
     kinds,
@@ -236,16 +237,34 @@ def test_a_bad_state_is_refused_and_the_monitor_begins_anew(
     assert events_of(tmp_path / "again", "resumed") == []
 
 
-# Two processes
+# Several processes
 
 
-@shows("accelerate", "same weights", "resumed", "stopped", strategy="DDP, 2 processes")
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
-    accumulate: int, tmp_path: Path
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The record of a training of which several processes have the numbers."""
+    folder = tmp_path_factory.mktemp("single")
+    forget_accelerators()
+    train(eager(folder), rows=1, flat_from=ONSET)
+    return record_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("world", "accumulate"),
+    [
+        pytest.param(
+            world,
+            accumulate,
+            marks=shows("accelerate", *DEMANDS, strategy=f"DDP, {world} processes"),
+        )
+        for world, accumulate in [(2, 1), (2, 2), (4, 1)]
+    ],
+)
+def test_all_ranks_check_and_stop_together_and_the_record_is_written_once(
+    world: int, accumulate: int, single: Record, tmp_path: Path
 ) -> None:
     module = "tests.integrations.accelerate_ranks"
-    command = [sys.executable, "-m", module, str(tmp_path), str(accumulate)]
+    command = [sys.executable, "-m", module, str(tmp_path), str(world), str(accumulate)]
     ended = subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -255,9 +274,10 @@ def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
         check=False,
     )
     assert ended.returncode == 0, ended.stderr.decode()[-3000:]
-    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
-    heard = [first.pop("heard"), second.pop("heard")]
-    assert first == second
+    ranks = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(world)]
+    heard, alike = ([rank.pop(name) for rank in ranks] for name in ("heard", "alike"))
+    first, *others = ranks
+    assert all(other == first for other in others)
     assert first["wrapped"] == "DistributedDataParallel"
     assert (first["failures"], first["changed"]) == (0, [])
     record = record_of(tmp_path)
@@ -265,11 +285,16 @@ def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
     assert ONSET < first["step"] == record.alerts[-1]["step"] < STEPS
     assert first["stop_reason"] == f"COLLAPSED at step {first['step']}"
     # Resumed from the state of step 10, which rank 0 had saved for both.
-    assert heard == [list(range(11, first["step"] + 1)), []]
+    assert heard == [list(range(11, first["step"] + 1)), *[[]] * (world - 1)]
     assert checked_at(tmp_path) == list(range(first["step"] + 1))
     assert [event["step"] for event in events_of(tmp_path, "resumed")] == [10]
     assert len(events_of(tmp_path, "started")) == 1
     assert len(events_of(tmp_path, "closed")) == 2
+    folder = tmp_path / "alike"
+    assert_same_numbers(record_of(folder).snapshots, single.snapshots)
+    assert kinds(record_of(folder).alerts) == kinds(single.alerts)
+    assert [(step, metrics) for step, metrics in alike[0]] == expected_metrics(folder)
+    assert alike[1:] == [[]] * (world - 1)
 
 
 def test_a_monitor_needs_no_accelerator(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,9 +13,16 @@ from typing import Any
 
 import pytest
 
-from sigma_monitor import Snapshot
 from tests.compatibility import shows
-from tests.integrations.hosts import events_of, expected_metrics, kinds, our_warnings, record_of
+from tests.integrations.hosts import (
+    assert_same_numbers,
+    events_of,
+    expected_metrics,
+    kinds,
+    numbers,
+    our_warnings,
+    record_of,
+)
 from tests.integrations.trainer_worlds import ONSET, SAVED, STEPS, train, watching
 
 REPOSITORY = Path(__file__).parents[2]
@@ -74,19 +81,6 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, [{"whole": train(folder / "whole", watching())}])
 
 
-def measured(snapshot: Snapshot) -> dict[str, float]:
-    """What a snapshot says, but for what a clock has measured."""
-    clocks = ("sigma/check_seconds", "sigma/overhead")
-    return {name: value for name, value in snapshot.metrics().items() if name not in clocks}
-
-
-def assert_same_numbers(ours: list[Snapshot], theirs: list[Snapshot]) -> None:
-    """As near as the rounding of smaller micro-batches lets them be."""
-    assert [snapshot.step for snapshot in ours] == [snapshot.step for snapshot in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        assert measured(one) == pytest.approx(measured(other), rel=1e-6, abs=1e-6)
-
-
 def happened(alerts: list[dict[str, Any]]) -> list[tuple[str, int]]:
     return [(alert["kind"], alert["step"]) for alert in alerts]
 
@@ -114,7 +108,7 @@ def test_every_logger_gets_the_numbers_of_one_process(world: World, single: Worl
 @worlds("resumed")
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(world: World) -> None:
     ours, theirs = (record_of(world.folder / name) for name in ("resumed", "whole"))
-    assert [measured(s) for s in ours.snapshots] == [measured(s) for s in theirs.snapshots]
+    assert [numbers(s) for s in ours.snapshots] == [numbers(s) for s in theirs.snapshots]
     assert ours.alerts == theirs.alerts
     assert [event["step"] for event in events_of(world.folder / "resumed", "resumed")] == [SAVED]
     assert world.of("resumed")["weights"] == world.of("whole")["weights"]
