@@ -218,6 +218,7 @@ class SigmaMonitor:
         if self._open_outlet is not None:
             self._open_outlet.interrupt()
             self._open_outlet = None
+        self.first_step = 0  # at which a run begins anew; later where a host counts on
         self._afresh = True  # no line of this run has been written, and none was before it
 
     def _new_observer(self) -> Observer:
@@ -373,7 +374,7 @@ class SigmaMonitor:
 
     def _arrive(self, step: int) -> None:
         """Note whether a run begins at this step, or a loaded one goes on."""
-        self._afresh &= step in (0, 1)
+        self._afresh &= step - self.first_step in (0, 1)
         # Earlier is the call before the first step of a loop that does not know of the load.
         if self._resuming and step >= max(self.cadence.last_step or 0, self._observer.last_step):
             self.go_on(step)

@@ -143,6 +143,8 @@ class SigmaLightningCallback(_Callback):
         monitor.cadence.logging_steps = trainer.log_every_n_steps
         if self._restored is not None:
             self._restore(self._restored, trainer.global_step)
+        elif trainer.ckpt_path is None:
+            monitor.first_step = trainer.global_step  # which a second `fit` counts on
         if monitor.probes is None:
             monitor.probes = self._default_probes(trainer)
             self.active = monitor.probes is not None

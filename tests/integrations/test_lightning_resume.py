@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from sigma_monitor import ProbeSet, SigmaLightningCallback, Snapshot, Status
+from sigma_monitor.sinks import read_record
 from tests.compatibility import shows
 from tests.integrations.bitwise import differences
 from tests.integrations.hosts import events_of, kinds, our_warnings, record_of
@@ -252,6 +253,19 @@ def test_one_callback_serves_two_trainings_that_share_no_state(tmp_path: Path) -
     assert watcher.monitor.status is Status.HEALTHY
     assert checked_at(tmp_path / "1") == list(range(0, 31, 2))
     assert happened(tmp_path / "1") == ["started", "closed"]
+
+
+def test_a_second_fit_begins_a_record_of_its_own(tmp_path: Path) -> None:
+    """Also of the same Trainer, which counts its steps on."""
+    watcher = eager(every=2)
+    trainer = make_trainer(tmp_path, watcher, max_steps=6)
+    fit(trainer)
+    trainer.fit_loop.epoch_loop.max_steps = 12
+    fit(trainer)
+    assert checked_at(tmp_path) == [6, 8, 10, 12]
+    assert happened(tmp_path) == ["started", "closed"]
+    older = read_record(tmp_path / "sigma/record-1.jsonl")
+    assert [snapshot.step for snapshot in older.snapshots] == [0, 2, 4, 6]
 
 
 def test_a_checkpoint_before_the_first_check_holds_no_state_of_the_run_before(
