@@ -374,7 +374,7 @@ class SigmaMonitor:
 
     def _arrive(self, step: int) -> None:
         """Note whether a run begins at this step, or a loaded one goes on."""
-        self._afresh &= step - self.first_step in (0, 1)
+        self._afresh &= step in (self.first_step, self.first_step + 1)
         # Earlier is the call before the first step of a loop that does not know of the load.
         if self._resuming and step >= max(self.cadence.last_step or 0, self._observer.last_step):
             self.go_on(step)
