@@ -219,6 +219,7 @@ class SigmaMonitor:
             self._open_outlet.interrupt()
             self._open_outlet = None
         self.first_step = 0  # at which a run begins anew; later where a host counts on
+        self._closed = False  # and nothing was measured since
         self._afresh = True  # no line of this run has been written, and none was before it
 
     def _new_observer(self) -> Observer:
@@ -235,7 +236,7 @@ class SigmaMonitor:
             monitor=self.name,
             layers=["last"] if probe.embed_fn is not None else [str(layer) for layer in layers],
         )
-        return Observer(options, self.cadence, lambda: self._outlet)
+        return Observer(options, self.cadence, lambda: self._outlet, self.note)
 
     @property
     def probes(self) -> ProbeSet | None:
@@ -340,6 +341,7 @@ class SigmaMonitor:
         """
         if not self.enabled:
             return None
+        self._closed = False
         self._arrive(step)
         observer, revision = self._observer, self._observer.revision
         observation = observer.observe(
@@ -386,30 +388,36 @@ class SigmaMonitor:
         self.note("resumed", step=step)
 
     def note(self, event: str, **details: Any) -> None:
-        """Write an event of the run into the record."""
-        if not self.enabled:
-            return
-        self._outlet.note(event, details)
+        """Write an event of the run into the record; one that is closed stays as it is."""
+        if self.enabled and not self._closed:
+            self._outlet.note(event, details)
 
     def close(self) -> None:
-        """Write the closing line of the record and release the sinks. May be called again."""
-        if self._open_outlet is None:
-            return
+        """Write the closing line of the record and release the sinks. May be called again.
+
+        What is measured later goes on in the same record, and is to be closed anew.
+        """
+        if self._open_outlet is not None:
+            self._write_end()
+            self._open_outlet.close()
+            self._open_outlet = None
+        self._closed = True
+
+    def _write_end(self) -> None:
         if self._watch is not None and self._has_baseline:
             present = self._watch.latest_as_baselines()
             if present["layers"].keys() == self._watch.layers.keys():
                 self.note(END, fingerprint=self._fingerprint, baselines=present)
-        lost = self._open_outlet.lost
+        lost = self._outlet.lost
         observed = {
             "observations": self._observer.observations,
             "observation_failures": self._observer.failures,
         }
         self.note("closed", checks=self.checks, failures=self.failures, lost=lost, **observed)
-        self._open_outlet.close()
-        self._open_outlet = None
 
     def _start_clock(self, model: nn.Module) -> float:
         """Time at which a check begins, once device and ranks have done what training gave them."""
+        self._closed = False
         self.instrument.restart_clock()
         synchronise(model)
         meet()  # training would wait for the slowest rank too: that is no cost of a check

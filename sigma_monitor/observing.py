@@ -94,6 +94,7 @@ class Observer:
         options: Of measuring and watching.
         cadence: Its clock counts the seconds, its `max_steps` is the length of the run.
         outlet: Where observations and alerts go, asked for at the first one.
+        note: Writes an event, `note(event, **details)`.
 
     Attributes:
         failures: Observations that raised.
@@ -102,11 +103,16 @@ class Observer:
     """
 
     def __init__(
-        self, options: ObserverOptions, cadence: Cadence, outlet: Callable[[], Outlet]
+        self,
+        options: ObserverOptions,
+        cadence: Cadence,
+        outlet: Callable[[], Outlet],
+        note: Callable[..., None],
     ) -> None:
         self.options = options
         self._cadence = cadence
         self._outlet = outlet
+        self._note = note
         self.failures = 0
         self.stop_reason: str | None = None
         self.revision = 0
@@ -252,7 +258,7 @@ class Observer:
             name, features, baseline=baseline, warmup_steps=warmup_steps
         )
         details = {"step": step, "baseline": baseline, "rows": len(rows.embeddings)}
-        self._outlet().note("observing", {"name": name, "features": features, **details})
+        self._note("observing", name=name, features=features, **details)
         return series
 
     def _new_series(
@@ -313,7 +319,7 @@ class Observer:
                 name,
                 _FAILURES_ALLOWED,
             )
-        self._note("observing_failed", name, step, error)
+        self._note("observing_failed", name=name, step=step, error=_described(error))
         series = self._series.get(name)
         if series is not None:
             for alert in series.watch.missed(step):
@@ -331,11 +337,9 @@ class Observer:
                 type(error).__name__,
                 error,
             )
-            self._note("observing_failed", repr(name), repr(step), error)
-
-    def _note(self, event: str, name: str, step: int | str, error: Exception) -> None:
-        described = f"{type(error).__name__}: {error}"
-        self._outlet().note(event, {"name": name, "step": step, "error": described})
+            self._note(
+                "observing_failed", name=repr(name), step=repr(step), error=_described(error)
+            )
 
     def rebaseline(self) -> None:
         """What is observed next is the reference."""
@@ -378,6 +382,10 @@ class Observer:
         series.stop.resume(armed=bool(saved["armed"]), stopped=False)
         series.watch.load_state_dict(saved["watch"])
         return series
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _start_clock(embeddings: Any) -> float:

@@ -94,3 +94,45 @@ def test_monitors_of_one_loop_keep_apart_by_name(tmp_path):
         assert len(found) == 3
         assert found == [pair for pair in heard if f"{monitor.name}/status" in pair[1]]
         assert all(name.startswith(f"{monitor.name}/") for _, m in found for name in m)
+
+
+def test_what_is_measured_after_the_end_goes_on_and_is_closed_anew(tmp_path):
+    model, path = Dial(), tmp_path / RECORD
+    monitor = run(recorded(model, tmp_path), model, range(3))
+    monitor.close()
+    monitor.step(model, 3)
+    monitor.close()
+    monitor.check(model, 4)
+    monitor.close()
+    monitor.observe("codebook", model.rows, 5)
+    monitor.close()
+    del monitor
+    gc.collect()
+    assert [s.step for s in read_record(path).snapshots] == [*range(5)]
+    assert [o.step for o in read_record(path).observations] == [5]
+    assert events(path) == ["started", *["closed"] * 3, "observing", "closed"]
+    assert not any("interrupted" in event for event in read_record(path).events)
+
+
+def test_nothing_but_a_measurement_opens_a_closed_record(tmp_path):
+    model, path = Dial(), tmp_path / RECORD
+    monitor = run(recorded(model, tmp_path, every=10), model, range(3))
+    monitor.close()
+    kept = path.read_bytes()
+    monitor.note("later", by="a host")
+    assert monitor.step(model, 3) is None  # none was due
+    assert monitor.observe("no name", model.rows, 3) is None
+    monitor.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    monitor.close()
+    del monitor
+    gc.collect()
+    assert path.read_bytes() == kept
+
+
+def test_a_monitor_closed_before_its_first_check_has_no_record(tmp_path):
+    monitor = recorded(Dial(), tmp_path)
+    monitor.close()
+    monitor.note("later", by="a host")
+    del monitor
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
