@@ -858,6 +858,8 @@ class SigmaMonitor:
             self.should_stop = self._stop.resume(
                 armed=bool(state["stop_armed"]), stopped=self.stop_reason is not None
             )
+            if not self.should_stop:
+                self.stop_reason = None  # or the next resume would take it for stopped again
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
             self._has_baseline = bool(state["has_baseline"])

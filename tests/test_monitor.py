@@ -421,6 +421,21 @@ def test_a_stop_that_was_carried_out_is_not_repeated_until_it_is_armed_anew():
     assert resumed.stop_reason == f"COLLAPSED at step {90 + 2 + 4}"
 
 
+def test_a_run_that_goes_on_after_its_stop_is_no_longer_a_stopped_one():
+    model = Dial()
+    monitor = model.monitor(stop_on_collapse=True)
+    run(monitor, model, range(30), rank={10: 4})
+    gone_on = model.monitor(stop_on_collapse=True, on_resume="continue")
+    gone_on.load_state_dict(monitor.state_dict())
+    assert gone_on.stop_reason is None
+    run(gone_on, model, range(30, 60), rank={30: WIDTH})
+    for stopped in (monitor, gone_on):
+        resumed = model.monitor(stop_on_collapse=True, on_resume="stop")
+        resumed.load_state_dict(stopped.state_dict())
+        assert resumed.should_stop == (stopped is monitor)
+        assert resumed.stop_reason == stopped.stop_reason
+
+
 def test_only_a_stop_that_was_asked_for_is_used_up():
     model = Dial()
     monitor = run(model.monitor(), model, range(30), rank={10: 4})
@@ -760,8 +775,12 @@ def seen(monitor, listener):
         for s in listener.snapshots()
     ]
     alerts = [a for a in listener.heard if hasattr(a, "kind")]
-    state = monitor.state_dict()
-    return snapshots, alerts, state
+    return snapshots, alerts, state_but_the_stop(monitor)
+
+
+def state_but_the_stop(monitor):
+    """A run that goes on is no longer a stopped one."""
+    return {**monitor.state_dict(), "stop_reason": None}
 
 
 def assert_goes_on(make, go, cuts, last):
@@ -777,7 +796,7 @@ def assert_goes_on(make, go, cuts, last):
         state = monitor.state_dict()
         resumed, model = make(listener)
         resumed.load_state_dict(json.loads(json.dumps(state, allow_nan=False)))
-        assert resumed.state_dict() == state, cut
+        assert state_but_the_stop(resumed) == {**state, "stop_reason": None}, cut
         go(resumed, model, range(cut + 1, last + 1))
         assert seen(resumed, listener)[:2] == expected[:2], cut
         state = {**seen(resumed, listener)[2], "cadence": None}
