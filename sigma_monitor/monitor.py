@@ -24,11 +24,13 @@ from sigma_monitor.observing import Observer, ObserverOptions
 from sigma_monitor.options import (
     check_choices,
     check_name,
+    check_output_dir,
     chosen_sinks,
     detector_options,
     generation_options,
     reference_and_kind,
     stop_limits,
+    whole_step,
 )
 from sigma_monitor.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
@@ -116,7 +118,7 @@ class SigmaMonitor:
         cadence: When a check is due.
         status: The worst status over layers, channels and observed rows.
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
-        failures: Checks that raised.
+        failures: Checks that raised, and calls of `step` with a step that is none.
         revision: Grows whenever `state_dict()` changes in `step`.
 
     Raises:
@@ -165,6 +167,7 @@ class SigmaMonitor:
     ) -> None:
         check_choices(functionals, method, channels, relative_ridge)
         check_name(name)
+        check_output_dir(output_dir)
         self.limits = stop_limits(stop_on_collapse)
         limited = [key.removeprefix(UNCENTRED_PREFIX) for key in self.limits]
         writing_probe = None
@@ -206,11 +209,13 @@ class SigmaMonitor:
         self.revision = 0
         self.last_snapshot: Snapshot | None = None
         self._failures_in_a_row = 0
+        self._refused = 0  # failures that are calls of a bad step
         self._watch: RunWatch | None = None
         self._smaller: _Smaller | None = None
         self._has_baseline = False  # that another run can be compared with
         self._fingerprint: str | None = None  # of the baseline
         self._quotes_failed = False
+        self._measuring = False  # the model is being called by us
         self._resuming = False  # from a loaded state, at a step that is not known yet
         self._observer = self._new_observer()
         self.cadence.reset()
@@ -268,6 +273,11 @@ class SigmaMonitor:
         """
         if not self.enabled or self.disabled:
             return None
+        try:
+            step = whole_step(step)
+        except InputError as error:
+            self._note_refused(step, error)
+            return None
         self._arrive(step)
         if not self.cadence.due(step):
             return None
@@ -294,11 +304,13 @@ class SigmaMonitor:
         """Check `model` now, due or not.
 
         Raises:
-            InputError: When there is no probe set, a layer does not exist, or `enabled=False`.
+            InputError: When there is no probe set, a layer does not exist, the step is no whole
+                number, or `enabled=False`.
             ProbeError: When the model gives no embeddings of the probe set.
         """
         if not self.enabled:
             raise InputError("enabled=False: this monitor measures nothing; use step().")
+        step = whole_step(step)
         self._arrive(step)
         try:
             started = self._start_clock(model)
@@ -324,6 +336,9 @@ class SigmaMonitor:
         alone, and the seconds spent here are in the overhead that is shown. Pass about as many rows
         each time, at best of the same examples.
 
+        A call from within the model's forward pass does nothing while this monitor checks the
+        model, whose forward pass is then that of the probe set.
+
         Never raises, also on a bad name: a failure is reported once, counted in
         `observation_failures`, and kept in the record; after three in a row the name is observed no
         longer.
@@ -337,13 +352,16 @@ class SigmaMonitor:
                 first one's rows.
 
         Returns:
-            What was measured; None when that failed, or the step was seen.
+            What was measured; None when that failed, the step was seen, or a check goes on.
         """
-        if not self.enabled:
+        if not self.enabled or self._measuring:
             return None
+        observer, revision = self._observer, self._observer.revision
+        if not observer.accepts(name, step):
+            return None
+        step = whole_step(step)
         self._closed = False
         self._arrive(step)
-        observer, revision = self._observer, self._observer.revision
         observation = observer.observe(
             name,
             embeddings,
@@ -438,12 +456,16 @@ class SigmaMonitor:
         self.cadence.begin(step)
         started = time.perf_counter()
         writer = self.instrument.writing_probe
-        check, smaller = self.instrument.check(
-            model,
-            step,
-            writes=writer is not None and writer.due(self.checks + 1),
-            part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
-        )
+        self._measuring = True
+        try:
+            check, smaller = self.instrument.check(
+                model,
+                step,
+                writes=writer is not None and writer.due(self.checks + 1),
+                part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
+            )
+        finally:
+            self._measuring = False
         meet()  # all ranks have measured, before any of them concludes
         if check.writing_error is not None:
             self.note("writing_failed", step=step, error=check.writing_error)
@@ -749,7 +771,7 @@ class SigmaMonitor:
         self._failures_in_a_row += 1
         # A failure of one rank is one of all; that one has its traceback.
         tells = is_main() or error.__cause__ is not None
-        if self.failures == 1 and tells:
+        if self.failures == self._refused + 1 and tells:
             _logger.warning(
                 "sigma_monitor: the check at step %d failed (%s: %s); training goes on, further "
                 "failures are counted silently",
@@ -765,6 +787,17 @@ class SigmaMonitor:
         self.note("failed", step=step, error=f"{type(error).__name__}: {error}")
         for alert in [] if self._watch is None else self._watch.missed(step):
             self._outlet.alert(self._worded(alert))
+
+    def _note_refused(self, step: Any, error: InputError) -> None:
+        self.failures += 1
+        self._refused += 1
+        if self._refused == 1:
+            _logger.warning(
+                "sigma_monitor: no check (%s); training goes on, further calls like it are counted "
+                "silently",
+                error,
+            )
+            self.note("failed", step=repr(step), error=f"{type(error).__name__}: {error}")
 
     def _agree(self, step: int) -> None:
         """Every rank goes on with rank 0's conclusions."""

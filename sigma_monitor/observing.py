@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
+from sigma_monitor.options import whole_step
 from sigma_monitor.outlet import Outlet
 from sigma_monitor.probing import Rows
 from sigma_monitor.ranks import from_main
@@ -140,6 +140,16 @@ class Observer:
         worst = max(observed, default=Status.WARMUP)
         return worst if status is None or worst > max(status, Status.HEALTHY) else status
 
+    def accepts(self, name: Any, step: Any) -> bool:
+        """Whether rows can be observed under that name and at that step; counted where not."""
+        try:
+            self.options.check_name(name)
+            whole_step(step)
+        except InputError as error:
+            self._note_refused(name, step, error)
+            return False
+        return True
+
     def observe(
         self,
         name: str,
@@ -154,19 +164,13 @@ class Observer:
         Never raises: a failure is reported once for each name, counted, and kept in the record.
 
         Args:
-            name: Of the rows.
+            name: Of the rows, one that `accepts` does.
             embeddings: (n, m) or (examples, tokens, m).
-            step: Training step; one that was seen under this name is not measured again.
+            step: Training step, likewise; one that was seen under this name is not measured again.
             baseline: Of a name that is new.
             warmup_steps: Of the learning rate, likewise.
         """
         self.stop_reason = None
-        try:
-            self.options.check_name(name)
-            step = operator.index(step)
-        except (InputError, TypeError) as error:  # the latter of a step that is no whole number
-            self._note_refused(name, step, error)
-            return None
         attempts = self._attempts.setdefault(name, _Attempts())
         seen = attempts.last_step is not None and step <= attempts.last_step
         if seen or attempts.off:
@@ -186,12 +190,20 @@ class Observer:
         except Exception as error:
             self._note_failure(name, step, error)
         self._cadence.spend(step, time.perf_counter() - started)
-        # Every rank goes on with rank 0's conclusions.
-        self.stop_reason, attempts.failures_in_a_row = from_main(
-            (self.stop_reason, attempts.failures_in_a_row)
-        )
+        self._agree(name, step)
         self.revision += 1
         return observation
+
+    def _agree(self, name: str, step: int) -> None:
+        """Every rank goes on with rank 0's conclusions."""
+        attempts = self._attempts[name]
+        try:
+            self.stop_reason, attempts.failures_in_a_row = from_main(
+                (self.stop_reason, attempts.failures_in_a_row)
+            )
+        except Exception as error:  # the ranks have lost each other, which ends a training
+            attempts.failures_in_a_row = _FAILURES_ALLOWED
+            self._note_failure(name, step, error)
 
     def _observe(self, series: _Series, rows: Rows, step: int, started: float) -> Observation:
         options, name = self.options, series.watch.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -18,11 +19,13 @@ __all__ = [
     "CHANNELS",
     "check_choices",
     "check_name",
+    "check_output_dir",
     "chosen_sinks",
     "detector_options",
     "generation_options",
     "reference_and_kind",
     "stop_limits",
+    "whole_step",
 ]
 
 CHANNELS = ("representation", "generation")
@@ -62,6 +65,36 @@ def check_name(name: Any) -> None:
         raise InputError(f'name={name!r}: pass letters, digits, "_" and "-", such as "student".')
     if name.startswith(("eval_", "test_")):  # a transformers Trainer takes these for its own
         raise InputError(f"name={name!r}: pass one that does not begin with {name[:5]!r}.")
+
+
+def check_output_dir(output_dir: Any) -> None:
+    """Raise an `InputError` on what is no path of a folder.
+
+    Args:
+        output_dir: Of the run.
+    """
+    if output_dir is not None and not isinstance(output_dir, (str, os.PathLike)):
+        raise InputError(
+            f"output_dir={output_dir!r} is of type {type(output_dir).__name__}: pass the path of a "
+            "folder, or None for no record."
+        )
+
+
+def whole_step(step: Any) -> int:
+    """A step as an integer.
+
+    Args:
+        step: As it was given, also as an integer of numpy or torch.
+
+    Raises:
+        InputError: When it is no whole number.
+    """
+    try:
+        return operator.index(step)
+    except Exception as error:  # each kind of array has its own
+        raise InputError(
+            f"step={step!r}: pass the optimiser steps so far, a whole number."
+        ) from error
 
 
 def chosen_sinks(sinks: Sequence[SinkSpec] | None) -> tuple[SinkSpec, ...]:

@@ -332,6 +332,33 @@ def test_check_raises_where_step_does_not():
         model.monitor(embed_fn=lambda model, batch: None).check(model, 0)
 
 
+NO_STEPS = [None, 1.5, "3", torch.tensor([1, 2]), torch.tensor(1.5)]
+
+
+@pytest.mark.parametrize("step", NO_STEPS, ids=str)
+def test_a_step_that_is_none_is_told_once_and_counted(step, tmp_path, messages):
+    model = Dial()
+    monitor = model.monitor(output_dir=tmp_path, sinks=None)
+    monitor.step(model, 0)
+    told = len(messages())
+    assert [monitor.step(model, step) for _ in range(5)] == [None] * 5
+    assert (monitor.failures, monitor.checks, monitor.disabled) == (5, 1, False)
+    (message,) = messages()[told:]
+    assert f"step={step!r}" in message
+    failed = [e for e in read_record(tmp_path / RECORD).events if e["event"] == "failed"]
+    assert [event["step"] for event in failed] == [repr(step)]
+    with pytest.raises(InputError, match="step="):
+        monitor.check(model, step)
+    run(monitor, model, [1], fails={1: True})
+    assert "no embeddings today" in messages()[-1]
+
+
+def test_a_step_may_be_an_integer_of_another_library():
+    model = Dial()
+    snapshot = model.monitor().step(model, torch.tensor(0))
+    assert type(snapshot.step) is int
+
+
 def test_step_without_a_probe_set_fails_and_does_not_raise():
     monitor = SigmaMonitor(sinks=[])
     assert monitor.step(Plain(), 0) is None
@@ -1063,6 +1090,8 @@ def test_reset_begins_a_new_run_with_the_same_settings():
         ({"sinks": ["record"]}, r"sinks=\['record'\]"),
         ({"sinks": "default"}, "sinks='default'"),
         ({"baseline": 3}, "baseline=3"),
+        ({"output_dir": 3}, "output_dir=3 is of type int"),
+        ({"output_dir": b"runs"}, "output_dir=b'runs' is of type bytes"),
         ({"baseline": "no/such/record.jsonl"}, "no/such/record.jsonl"),
     ],
     ids=str,

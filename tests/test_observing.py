@@ -15,7 +15,7 @@ from sigma_monitor.snapshot import Observation
 from tests.clock import stop_the_clock
 from tests.observing_ranks import WIDTH, observe_on, spread
 from tests.processes import spawned
-from tests.test_monitor import Dial, Listener, state_but_the_stop
+from tests.test_monitor import NO_STEPS, Dial, Listener, state_but_the_stop
 
 
 class Hearer(Listener):
@@ -371,12 +371,64 @@ def test_names_of_layers_are_taken(warnings):
     assert watching.observe("last", spread(), 0) is not None
 
 
-@pytest.mark.parametrize("step", [None, 1.5, "3"])
+@pytest.mark.parametrize("step", NO_STEPS, ids=str)
 def test_a_step_that_is_none_ends_nothing(step, warnings):
     watching = monitor()
     watching.observe("codebook", spread(), 0)
     assert watching.observe("codebook", spread(), step) is None
-    assert repr(step) in warnings()[0]
+    assert watching.observe("codebook", spread(), step) is None
+    assert watching.observation_failures == 2
+    [message] = warnings()
+    assert repr(step) in message
+
+
+def test_a_call_that_is_refused_resumes_nothing(tmp_path):
+    watching = monitor()
+    watching.observe("codebook", spread(), 10)
+    resumed = monitor(output_dir=tmp_path, sinks=["default"])
+    resumed.load_state_dict(watching.state_dict())
+    resumed.observe("no name", spread(), 11)
+    resumed.observe("codebook", spread(), 12)
+    resumed.close()
+    told = [e for e in read_record(tmp_path / RECORD).events if e["event"] == "resumed"]
+    assert [event["step"] for event in told] == [12]
+
+
+def test_ranks_that_lost_each_other_are_told_of_and_end_nothing(monkeypatch, warnings):
+    def broken(_):
+        raise RuntimeError("connection closed by peer")
+
+    watching = monitor()
+    watching.observe("codebook", spread(), 0)
+    monkeypatch.setattr("sigma_monitor.observing.from_main", broken)
+    watching.observe("codebook", spread(), 1)
+    assert "connection closed by peer" in warnings()[0]
+    assert watching.observe("codebook", spread(), 2) is None
+    assert watching.observation_failures == 1
+
+
+def test_rows_from_within_the_forward_pass_are_those_of_training_alone():
+    class Quantised(Dial):
+        watching = None
+
+        def embed(self, model, batch):
+            rows = super().embed(model, batch)
+            self.seen = self.watching.observe("codebook", rows, self.step)
+            return rows
+
+    model = Quantised()
+    model.watching = watching = model.monitor()
+    for model.step in range(3):
+        watching.step(model, model.step)
+        assert model.seen is None
+        model.embed(model, {"index": torch.arange(32)})
+        assert model.seen.step == model.step
+    model.fails, model.step = True, 3
+    watching.step(model, 3)
+    model.fails = False
+    model.embed(model, {"index": torch.arange(32)})
+    assert model.seen.step == 3
+    assert watching.observation_failures == 0
 
 
 def test_a_step_that_was_seen_is_not_measured_again():
