@@ -148,9 +148,11 @@ class Instrument:
             ProbeError: When the model gives no embeddings of the probe set.
         """
         probes = self.ready_probes
-        if not self._ready and _accelerator_of(model) is not None:
-            self._warm_up(model, probes)
-        self._ready = True
+        if not self._ready:
+            self._ready = True  # also on a rank that fails in it: the others do not warm up again
+            if _accelerator_of(model) is not None:
+                self._warm_up(model, probes)
+                meet()  # or a rank that failed would leave the others alone with the model
         reading = self.probe.read(model, probes)
         fingerprint = self._fingerprint_of(probes, reading)
         if fingerprint != self._fingerprint:

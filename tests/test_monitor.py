@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sigma_monitor import ProbeSet, SigmaMonitor, Status
+from sigma_monitor import ProbeSet, SigmaMonitor, Status, instrument
 from sigma_monitor.errors import InputError, ProbeError, RecordError
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.options import CHANNELS
@@ -371,6 +371,16 @@ def test_step_does_not_raise_on_what_is_no_model():
         assert monitor.step(None, step) is None
     assert monitor.failures == 2
     assert monitor.cadence.state_dict()["check_seconds"] >= 0
+
+
+def test_an_accelerator_is_warmed_up_once_also_where_that_fails(monkeypatch):
+    monkeypatch.setattr(instrument, "_accelerator_of", lambda model: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    model = Dial()
+    monitor = run(model.monitor(), model, range(3), fails={0: True, 1: False})
+    assert (monitor.failures, monitor.checks, model.calls) == (1, 2, 3)
+    assert model.monitor().step(model, 0) is not None
+    assert model.calls == 3 + 2
 
 
 def test_an_interrupt_is_not_swallowed():
