@@ -17,7 +17,8 @@ from torch import nn
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Probe, ProbeSet, Reading, TokenLosses
-from sigma_monitor.ranks import failed, meet
+from sigma_monitor.ranks import failed, from_main, is_main, meet, rank_and_size
+from sigma_monitor.spectrum.cost import adopt_rates, is_large, rates
 from sigma_monitor.spectrum.summary import Method
 from sigma_monitor.writing import TextProbe, Writing
 
@@ -152,11 +153,12 @@ class Instrument:
             self._ready = True  # also on a rank that fails in it: the others do not warm up again
             if _accelerator_of(model) is not None:
                 self._warm_up(model, probes)
-                meet()  # or a rank that failed would leave the others alone with the model
         reading = self.probe.read(model, probes)
         fingerprint = self._fingerprint_of(probes, reading)
         if fingerprint != self._fingerprint:
             self._forget(fingerprint)
+        if self.method == "auto" and rank_and_size()[1] > 1:
+            self._agree_on_rates(reading)
         measured = self._measure(reading, follow=True)
         if writes:
             meet()  # or a rank that failed would leave the others alone with the model
@@ -203,6 +205,19 @@ class Instrument:
         self._measure(self.probe.read(model, probes.first(1)))
         synchronise(model)
         self.once_seconds += time.perf_counter() - started
+
+    def _agree_on_rates(self, reading: Reading) -> None:
+        """Let all ranks take the methods that rank 0 does, which would time its device alone."""
+        unsettled = [
+            rows.embeddings
+            for layer, rows in reading.layers.items()
+            if layer not in self._methods and is_large(rows.embeddings)
+        ]
+        own = rates(unsettled[0].device) if is_main() and unsettled else None
+        shared = from_main(own)
+        if shared is not None:
+            for embeddings in unsettled:
+                adopt_rates(shared, embeddings.device)
 
     def _measure(self, reading: Reading, *, follow: bool = False) -> dict[str, Measured]:
         """The spectra of every layer; `follow` those of the check before."""

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from sigma_monitor.spectrum.gram import Gram, Product, add_product, product_flops
 from sigma_monitor.spectrum.operator import add_image, compute_dtype, threads
 from sigma_monitor.spectrum.randomized import DEFLATED, STEPS
 
-__all__ = ["EXACT_UP_TO", "Choice", "Rates", "choose", "rates", "weighed"]
+__all__ = [
+    "EXACT_UP_TO",
+    "Choice",
+    "Rates",
+    "adopt_rates",
+    "choose",
+    "is_large",
+    "rates",
+    "weighed",
+]
 
 # Up to this dimension the exact way takes a fraction of a second on any device, and its result has
 # no randomness to explain.
@@ -99,12 +109,26 @@ def weighed(d: int, exact: float, lanczos: float) -> Choice:
 
 def rates(device: torch.device) -> Rates:
     """Rates of a device, measured once in a process."""
-    return _measured_rates(str(device))
+    name = str(device)
+    if name not in _known:
+        _known[name] = _measured_rates(device)
+    return _known[name]
 
 
-@cache
-def _measured_rates(name: str) -> Rates:
-    device = torch.device(name)
+def adopt_rates(of_another: Rates, device: torch.device) -> None:
+    """Choose on `device` by rates that another process measured on a device like it."""
+    _known[str(device)] = replace(of_another, device=device)
+
+
+_known: dict[str, Rates] = {}  # by name of the device
+
+
+def is_large(rows: Tensor) -> bool:
+    """Whether `choose` asks for the rates of the device, for a matrix (n, m)."""
+    return min(rows.shape) > EXACT_UP_TO
+
+
+def _measured_rates(device: torch.device) -> Rates:
     size = EXACT_UP_TO
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(size, size, generator=generator, dtype=torch.float64).to(device)
