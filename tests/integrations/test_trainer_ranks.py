@@ -1,4 +1,4 @@
-"""Several processes: one stop, one record, no rank waits for the trouble of another."""
+"""Two processes: one stop, one record, no rank waits for the trouble of the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from tests.compatibility import shows
 from tests.integrations.begins import TROUBLES
 from tests.integrations.hosts import record_of
-from tests.integrations.sharded_loop import STEPS
 from tests.integrations.trainer_ranks import EVERY, ONSET, TROUBLE_AT
 from tests.processes import free_port
 
@@ -29,19 +28,17 @@ def code_of(process: subprocess.Popen[bytes]) -> int:
         return process.wait(timeout=20)
 
 
-def ranks(
-    folder: Path, *arguments: str, module: str = "trainer_ranks", world: int = 2
-) -> list[dict[str, Any]]:
+def ranks(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """What each of the processes reports."""
     folder.mkdir(exist_ok=True)
     port = str(free_port())
     running = []
-    for rank in map(str, range(world)):
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    for rank in map(str, range(2)):
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
         own = {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
         running.append(
             subprocess.Popen(
-                [sys.executable, "-m", f"tests.integrations.{module}", str(folder), *arguments],
+                [sys.executable, "-m", "tests.integrations.trainer_ranks", str(folder), *arguments],
                 env={**os.environ, **shared, **own},
                 # A file: a pipe that nobody reads yet would stop one rank, and so the other.
                 stdout=(folder / f"rank{rank}.log").open("w"),
@@ -49,9 +46,9 @@ def ranks(
             )
         )
     codes = [code_of(process) for process in running]
-    errors = [(folder / f"rank{rank}.log").read_text()[-6000:] for rank in range(world)]
+    errors = [(folder / f"rank{rank}.log").read_text()[-6000:] for rank in range(2)]
     assert not any(codes), "\n".join(errors)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
 @shows("Trainer", "stopped", strategy="DDP, 2 processes")
@@ -91,73 +88,3 @@ def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path
     for rank in ranks(tmp_path, trouble):
         assert not rank["active"]
         assert (rank["step"], rank["logged"]) == (30, 0)
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What one process reports of the plain loop."""
-    folder = tmp_path_factory.mktemp("single")
-    command = [sys.executable, "-m", "tests.integrations.sharded_loop", str(folder), "none"]
-    subprocess.run(command, check=True, capture_output=True, timeout=240)
-    found: dict[str, Any] = json.loads((folder / "rank0.json").read_text())
-    return found
-
-
-def strategies(*demands: str, of: dict[str, str]) -> list[Any]:
-    return [
-        pytest.param(name, id=name, marks=shows("plain PyTorch", *demands, strategy=strategy))
-        for name, strategy in of.items()
-    ]
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    strategies(
-        "same weights",
-        "same numbers",
-        "stopped",
-        of={
-            "fsdp2": "FSDP2, 2 processes",
-            "fsdp1": "FSDP1, 2 processes",
-            "tp": "tensor parallel, 2 processes",
-        },
-    ),
-)
-def test_a_model_that_is_spread_gives_the_same_numbers_and_is_left_as_it_was(
-    strategy: str, single: dict[str, Any], tmp_path: Path
-) -> None:
-    """With the generation channel."""
-    beside = ranks(tmp_path / "watched", strategy, module="sharded_loop")
-    stopped = beside[0]["step"]
-    alone = ranks(tmp_path / "plain", strategy, str(stopped), module="sharded_loop")
-    assert [rank["weights"] for rank in beside] == [rank["weights"] for rank in alone]
-    record = record_of(tmp_path / "watched")
-    assert not [event for event in record.events if event["event"] == "writing_failed"]
-    for rank in beside:
-        assert rank["failures"] == 0
-        assert rank["ranks"] == beside[0]["ranks"]
-        assert rank["step"] == stopped < STEPS
-        assert rank["reason"] == f"COLLAPSED at step {stopped}"
-    assert len(record.snapshots) == len(beside[0]["ranks"])
-    if strategy == "tp":  # its products are sums of two parts, and training makes more of that
-        assert beside[0]["ranks"][0] == pytest.approx(single["ranks"][0], rel=1e-6)
-    else:
-        assert beside[0]["ranks"] == single["ranks"][: len(record.snapshots)]
-
-
-@pytest.mark.parametrize(
-    "strategy", strategies("same numbers", "stopped", of={"ddp": "DDP, 4 processes"})
-)
-def test_four_ranks_give_the_numbers_of_one(
-    strategy: str, single: dict[str, Any], tmp_path: Path
-) -> None:
-    """Micro-batches of 4 examples instead of 16, and gradients that are means of four."""
-    found = ranks(tmp_path, strategy, module="sharded_loop", world=4)
-    for rank in found:
-        assert rank["failures"] == 0
-        assert rank["ranks"] == found[0]["ranks"]
-        assert rank["reason"] == f"COLLAPSED at step {rank['step']}"
-        assert rank["step"] == found[0]["step"]
-        assert rank["weights"] == found[0]["weights"]
-    assert found[0]["ranks"][0] == pytest.approx(single["ranks"][0], rel=1e-6)
-    assert len(record_of(tmp_path).snapshots) == len(found[0]["ranks"])
