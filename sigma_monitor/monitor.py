@@ -37,6 +37,7 @@ from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
+from sigma_monitor.quoting import Quoting
 from sigma_monitor.ranks import failed, from_main, is_main, meet
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
@@ -53,7 +54,6 @@ _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the bu
 _MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
 _STATE_VERSION = 4
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
-_QUOTES = 3  # texts in an alert
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -214,7 +214,7 @@ class SigmaMonitor:
         self._smaller: _Smaller | None = None
         self._has_baseline = False  # that another run can be compared with
         self._fingerprint: str | None = None  # of the baseline
-        self._quotes_failed = False
+        self._quoting = Quoting(self.instrument, self.note, wanted=self.include_examples)
         self._measuring = False  # the model is being called by us
         self._resuming = False  # from a loaded state, at a step that is not known yet
         self._observer = self._new_observer()
@@ -694,9 +694,7 @@ class SigmaMonitor:
 
     def _worded(self, alert: Alert, writing: Writing | None = None) -> Alert:
         placed = replace(alert, check=self.checks, fingerprint=self._fingerprint)
-        quotes: tuple[str, ...] = ()
-        if self.include_examples:
-            quotes = self._quotes(alert, writing)
+        quotes = self._quoting.of(alert, writing)
         if self._watch is None:
             return worded(placed, quotes=quotes)
         return worded(
@@ -705,22 +703,6 @@ class SigmaMonitor:
             start_loss=self._watch.loss_at_baseline(alert),
             quotes=quotes,
         )
-
-    def _quotes(self, alert: Alert, writing: Writing | None) -> tuple[str, ...]:
-        """Probe examples that moved most, or what the model writes."""
-        if alert.channel == "generation":
-            return () if writing is None else writing.texts[:_QUOTES]
-        try:
-            return self.instrument.texts_of(alert.moved_examples)
-        except Exception as error:  # of a tokenizer that is not ours: the alert matters more
-            if not self._quotes_failed:
-                self._quotes_failed = True
-                described = f"{type(error).__name__}: {error}"
-                _logger.warning(
-                    "sigma_monitor: probe examples cannot be quoted in alerts (%s)", described
-                )
-                self.note("quotes_failed", step=alert.step, error=described)
-            return ()
 
     def _stop_alerts(self, step: int) -> list[Alert]:
         assert self._watch is not None

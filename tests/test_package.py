@@ -21,7 +21,7 @@ HOUSE = [
     {"demo", "analysis", "replay"},
     {"integrations"},
     {"monitor"},
-    {"observing"},
+    {"observing", "quoting"},
     {"options", "stop"},
     {"completions", "instrument", "watch"},
     {"cadence", "lineage", "measure", "outlet", "writing"},
