@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -54,6 +55,7 @@ _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the bu
 _MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
 _STATE_VERSION = 4
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
+_MOST_OBSERVED = 1000  # that are kept where no host takes them
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -119,6 +121,7 @@ class SigmaMonitor:
         status: The worst status over layers, channels and observed rows.
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
         failures: Checks that raised, and calls of `step` with a step that is none.
+        observed: The latest observations, which the callback of a host takes out and logs.
         revision: Grows whenever `state_dict()` changes in `step`.
 
     Raises:
@@ -218,6 +221,7 @@ class SigmaMonitor:
         self._measuring = False  # the model is being called by us
         self._resuming = False  # from a loaded state, at a step that is not known yet
         self._observer = self._new_observer()
+        self.observed: deque[Observation] = deque(maxlen=_MOST_OBSERVED)
         self.cadence.reset()
         self.instrument.reset()
         if self._open_outlet is not None:
@@ -352,7 +356,8 @@ class SigmaMonitor:
                 first one's rows.
 
         Returns:
-            What was measured; None when that failed, the step was seen, or a check goes on.
+            What was measured, of several processes that of the first; None when that failed, the
+            step was seen, or a check goes on.
         """
         if not self.enabled or self._measuring:
             return None
@@ -373,6 +378,8 @@ class SigmaMonitor:
         if observer.stop_reason is not None:
             self.should_stop, self.stop_reason = True, observer.stop_reason
         self.revision += observer.revision - revision
+        if observation is not None:
+            self.observed.append(observation)
         return observation
 
     @property

@@ -190,20 +190,22 @@ class Observer:
         except Exception as error:
             self._note_failure(name, step, error)
         self._cadence.spend(step, time.perf_counter() - started)
-        self._agree(name, step)
+        observation = self._agreed(name, step, observation)
         self.revision += 1
         return observation
 
-    def _agree(self, name: str, step: int) -> None:
-        """Every rank goes on with rank 0's conclusions."""
+    def _agreed(self, name: str, step: int, observation: Observation | None) -> Observation | None:
+        """Every rank goes on with rank 0's conclusions, and has its observation."""
         attempts = self._attempts[name]
         try:
-            self.stop_reason, attempts.failures_in_a_row = from_main(
-                (self.stop_reason, attempts.failures_in_a_row)
+            self.stop_reason, attempts.failures_in_a_row, first = from_main(
+                (self.stop_reason, attempts.failures_in_a_row, observation)
             )
         except Exception as error:  # the ranks have lost each other, which ends a training
             attempts.failures_in_a_row = _FAILURES_ALLOWED
             self._note_failure(name, step, error)
+            return None
+        return first
 
     def _observe(self, series: _Series, rows: Rows, step: int, started: float) -> Observation:
         options, name = self.options, series.watch.name

@@ -25,11 +25,17 @@ def observe_on(rank, world, folder):
         rows = spread(rank=2 if rank == 0 and step >= 20 else WIDTH, shift=1.0)
         if rank == 1 and step >= 15:
             rows = None
-        if monitor.observe("codebook", rows, step) is not None:
+        observation = monitor.observe("codebook", rows, step)
+        if observation is not None:
             measured.append(step)
         if monitor.should_stop:
             stopped = step
             break
     monitor.close()
-    result = {"measured": measured, "stopped": stopped, "reason": monitor.stop_reason}
+    result = {
+        "measured": measured,
+        "last": observation.to_dict(),
+        "stopped": stopped,
+        "reason": monitor.stop_reason,
+    }
     (folder / f"rank{rank}.json").write_text(json.dumps(result))

@@ -605,6 +605,7 @@ def test_ranks_stop_together_by_the_rows_of_the_first(tmp_path):
     assert first["stopped"] is not None
     assert first["stopped"] > 18  # rank 1 alone would have given up
     assert (first["stopped"], first["reason"]) == (second["stopped"], second["reason"])
-    assert second["measured"] == [*range(15)]
+    assert second["measured"] == first["measured"] == [*range(first["stopped"] + 1)]
+    assert second["last"] == first["last"]
     record = read_record(tmp_path / "run" / RECORD)
     assert [x.step for x in record.observations] == first["measured"]

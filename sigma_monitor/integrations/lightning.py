@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sigma_monitor.errors import InputError, RecordError
+from sigma_monitor.errors import InputError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
 from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.naming import distinct_name
+from sigma_monitor.integrations.shared import goes_on, new_metrics, note_undelivered
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.layers import layer_list, transformers_models
-from sigma_monitor.snapshot import NAME, Snapshot
+from sigma_monitor.snapshot import NAME
 
 __all__ = ["SigmaLightningCallback"]
 
@@ -141,9 +142,8 @@ class SigmaLightningCallback(_Callback):
         monitor.probes = self._chosen_probes
         monitor.cadence.max_steps = self._max_steps or _expected_steps(trainer, pl_module)
         monitor.cadence.logging_steps = trainer.log_every_n_steps
-        if self._restored is not None:
-            self._restore(self._restored, trainer.global_step)
-        elif trainer.ckpt_path is None:
+        went_on = goes_on(monitor, self._restored, trainer.global_step)
+        if not went_on and trainer.ckpt_path is None:
             monitor.first_step = trainer.global_step  # which a second `fit` counts on
         if monitor.probes is None:
             monitor.probes = self._default_probes(trainer)
@@ -191,11 +191,13 @@ class SigmaLightningCallback(_Callback):
             self._judged_revision = monitor.revision
             stop = trainer.strategy.reduce_boolean_decision(monitor.should_stop, all=False)
             trainer.should_stop |= stop
-        if snapshot is not None:
-            self._log(snapshot, trainer, logger_step)
+        metrics: dict[str, float] = {}
+        for part in new_metrics(monitor, snapshot).values():
+            metrics |= part
+        if metrics:
+            self._log(metrics, trainer, logger_step)
 
-    def _log(self, snapshot: Snapshot, trainer: Any, step: int) -> None:
-        metrics = snapshot.metrics()
+    def _log(self, metrics: dict[str, float], trainer: Any, step: int) -> None:
         # Not through `pl_module.log`, which would send each value again at every logging step.
         trainer.callback_metrics.update({k: torch.tensor(value) for k, value in metrics.items()})
         if not trainer.is_global_zero:
@@ -204,32 +206,7 @@ class SigmaLightningCallback(_Callback):
             try:
                 logger.log_metrics(metrics=dict(metrics), step=step)
             except Exception as error:
-                self._note_undelivered(type(logger).__name__, snapshot.step, error)
-
-    def _note_undelivered(self, logger: str, step: int, error: Exception) -> None:
-        self.undelivered += 1
-        if self.undelivered == 1:
-            _logger.warning(
-                "sigma_monitor: %s refused the metrics of step %d (%s: %s); training goes on, the "
-                "record has them, further refusals are counted silently",
-                logger,
-                step,
-                type(error).__name__,
-                error,
-            )
-        described = f"{type(error).__name__}: {error}"
-        self.monitor.note("undelivered", step=step, logger=logger, error=described)
-
-    def _restore(self, state: dict[str, Any], step: int) -> None:
-        try:
-            self.monitor.load_state_dict(state)
-        except RecordError as error:
-            _logger.warning(
-                "sigma_monitor: the checkpoint's state was not used, the baseline begins anew: %s",
-                error,
-            )
-            return
-        self.monitor.go_on(step)
+                note_undelivered(self, type(logger).__name__, trainer.global_step, error)
 
     def _default_probes(self, trainer: Any) -> ProbeSet | None:
         seed = self.monitor.instrument.probe.seed

@@ -18,10 +18,10 @@ from transformers import (
 )
 from transformers.trainer_utils import IntervalStrategy
 
-from sigma_monitor.errors import RecordError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
 from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.naming import distinct_name
+from sigma_monitor.integrations.shared import goes_on, new_metrics, note_undelivered
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
@@ -141,8 +141,8 @@ class SigmaCallback(TrainerCallback):
         if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
         saved = _kept_states(state).get(self.state_key)
-        if saved:
-            self._restore(saved, state.global_step)
+        if goes_on(monitor, saved, state.global_step):
+            self._saved = saved
 
     @harmless
     def on_step_begin(
@@ -173,14 +173,25 @@ class SigmaCallback(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Check when one is due, keep the state for the next checkpoint, stop when asked to."""
+        """Check when one is due, log, keep the state for a checkpoint, and stop when asked to."""
         self._waiting = self._waits(args, state, control)
-        if not self._waiting:
-            self._check(args, state, control, model)
-        self._keep_state(state)
+        self._check(args, state, control, model)
         if self.monitor.should_stop:
             control.should_training_stop = True
             control.should_save |= self.save_on_stop
+
+    @harmless
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Log what was observed after our hook of the step, and check if one waits in vain."""
+        self._waiting &= not control.should_training_stop
+        self._check(args, state, control, model)
 
     def on_evaluate(
         self,
@@ -198,6 +209,8 @@ class SigmaCallback(TrainerCallback):
         wanted = self._wanted(args)
         if metrics is None or wanted is None:
             return
+        for observation in self.monitor.observed:  # after our hook of this step
+            self._metrics |= observation.metrics()
         if wanted not in self._metrics and not self._told_unmeasured:
             self._told_unmeasured = True
             _logger.warning(
@@ -252,10 +265,12 @@ class SigmaCallback(TrainerCallback):
     def _check(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
-        snapshot = self._measure(state, model)
-        if snapshot is not None:
-            self._metrics |= snapshot.metrics()
-            self._log(snapshot.metrics(), args, state, control)
+        """Check if one is due and need not wait, and log it with what was observed meanwhile."""
+        snapshot = None if self._waiting else self._measure(state, model)
+        for step, metrics in new_metrics(self.monitor, snapshot).items():
+            self._metrics |= metrics
+            self._log(metrics, step, args, state, control)
+        self._keep_state(state)
 
     def _measure(self, state: TrainerState, model: Any) -> Snapshot | None:
         return self.monitor.step(model, state.global_step)
@@ -271,6 +286,7 @@ class SigmaCallback(TrainerCallback):
     def _log(
         self,
         metrics: dict[str, float],
+        step: int,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
@@ -278,29 +294,20 @@ class SigmaCallback(TrainerCallback):
         trainer = self._attached()
         if trainer is None:
             self._tell_missing(args)
-            state.log_history.append({**metrics, "epoch": state.epoch, "step": state.global_step})
+            state.log_history.append({**metrics, "epoch": state.epoch, "step": step})
             return
         # A record of its own, also where a train log is due: merged into that one, a logger that
         # refuses our metrics would end the training. The base method, since overrides in subclasses
         # add metrics of their own, which would be lost to the train log. It clears flags that the
         # Trainer still has to act on.
-        flags = dict(vars(control))
+        flags, present = dict(vars(control)), state.global_step
+        state.global_step = step  # which every logger reads, and may be that of an observation
         try:
             Trainer.log(trainer, dict(metrics))
         except Exception as error:
-            self.undelivered += 1
-            if self.undelivered == 1:
-                _logger.warning(
-                    "sigma_monitor: a logger refused the metrics of step %d (%s: %s); training "
-                    "goes on, the record has them, further refusals are counted silently",
-                    state.global_step,
-                    type(error).__name__,
-                    error,
-                )
-            self.monitor.note(
-                "undelivered", step=state.global_step, error=f"{type(error).__name__}: {error}"
-            )
+            note_undelivered(self, "a logger", step, error)
         finally:
+            state.global_step = present
             for name, flag in flags.items():  # what another callback asks for meanwhile stays
                 setattr(control, name, flag or getattr(control, name))
 
@@ -322,18 +329,6 @@ class SigmaCallback(TrainerCallback):
             if issubclass(type(candidate), Trainer) and vars(candidate).get("state") is state:
                 self.attach(candidate)
                 return
-
-    def _restore(self, saved: dict[str, Any], step: int) -> None:
-        try:
-            self.monitor.load_state_dict(saved)
-        except RecordError as error:
-            _logger.warning(
-                "sigma_monitor: the checkpoint's state was not used, the baseline begins anew: %s",
-                error,
-            )
-            return
-        self._saved = saved
-        self.monitor.go_on(step)
 
     @agreed
     def _choose_probes(self, train_dataloader: Any, eval_dataloader: Any) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from transformers import TrainerCallback, TrainerState
 
 from sigma_monitor import SigmaCallback
 from tests.integrations import hosts, lightning_hosts
-from tests.integrations.hosts import record_of
+from tests.integrations.hosts import Listener, loss_entries, record_of, sigma_entries
 from tests.observing_ranks import WIDTH, spread
 
 ONSET, SELDOM = 8, {"every": 100, "baseline": "start"}
@@ -23,13 +24,17 @@ def observe(monitor: Any, step: int) -> None:
 
 
 class Observes(TrainerCallback):
-    """Before every step."""
+    """At one of the hooks of every step: before it, within it, or after all that we do there."""
 
-    def __init__(self, monitor: Any) -> None:
+    def __init__(self, monitor: Any, hook: str = "on_step_begin") -> None:
         self.monitor = monitor
+        setattr(self, hook, self._after if hook == "on_optimizer_step" else self._now)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def _now(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         observe(self.monitor, state.global_step)
+
+    def _after(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        observe(self.monitor, state.global_step + 1)
 
 
 def stopped_by_rows(folder: Path, monitor: Any) -> int:
@@ -79,3 +84,87 @@ def test_a_checkpoint_holds_what_was_observed_where_a_check_waits_for_it(tmp_pat
     saved = TrainerState.load_from_json(str(tmp_path / "checkpoint-4/trainer_state.json"))
     observer = saved.stateful_callbacks["sigma_monitor"]["observer"]
     assert observer["series"]["codebook"]["number"] == 4
+
+
+HOOKS = ("on_step_begin", "on_optimizer_step", "on_step_end")
+
+
+def by_name(logged: list[tuple[int, dict[str, float]]]) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of each metric but the overhead, which checks and observations share."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for step, metrics in logged:
+        for name in metrics.keys() - {"sigma/overhead"}:
+            found.setdefault(name, []).append((step, metrics[name]))
+    return found
+
+
+def recorded(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    record = record_of(folder)
+    return by_name([(x.step, x.metrics()) for x in [*record.snapshots, *record.observations]])
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_logger_of_a_trainer_gets_each_observation_once_at_its_step(
+    hook: str, tmp_path: Path
+) -> None:
+    callback, before, after = hosts.eager(every=2), Listener(), Listener()
+    observes = Observes(callback.monitor, hook)
+    trainer = hosts.make_trainer(
+        tmp_path, before, callback, observes, after, max_steps=6, logging_steps=1
+    )
+    trainer.train()
+    expected = recorded(tmp_path)
+    assert len(expected["sigma/codebook/effective_rank"]) == 6
+    assert by_name(before.sigma) == by_name(after.sigma) == expected
+    history = trainer.state.log_history
+    assert by_name(sigma_entries(history)) == expected
+    assert [entry["step"] for entry in loss_entries(history)] == [*range(1, 7)]
+    if hook == "on_optimizer_step":  # in one record with the check of that step
+        steps = [step for step, _ in sigma_entries(history)]
+        assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_an_observed_metric_can_choose_the_best_model(hook: str, tmp_path: Path) -> None:
+    callback = hosts.eager(**SELDOM)
+    trainer = hosts.make_trainer(
+        tmp_path,
+        callback,
+        Observes(callback.monitor, hook),
+        metric_for_best_model="sigma/codebook/effective_rank",
+        greater_is_better=False,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=5,
+        save_steps=5,
+        max_steps=15,
+    )
+    trainer.train()
+    collapsed = min(o.estimates["effective_rank"].value for o in record_of(tmp_path).observations)
+    assert trainer.state.best_metric == collapsed < 3
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
+def test_every_logger_of_lightning_gets_each_observation_once(hook: str, tmp_path: Path) -> None:
+    callback = lightning_hosts.eager(every=2)
+
+    def act(trainer: Any, *_: Any) -> None:
+        observe(callback.monitor, trainer.global_step)
+
+    observes = type("Observes", (pl.Callback,), {hook: lambda self, *given: act(*given)})()
+    loggers = [lightning_hosts.Kept(), lightning_hosts.Kept()]
+    trainer = lightning_hosts.make_trainer(
+        tmp_path, callback, observes, logger=loggers, log_every_n_steps=1, max_steps=6
+    )
+    lightning_hosts.fit(trainer)
+    name = "sigma/codebook/effective_rank"
+    values = [value for _, value in recorded(tmp_path)[name]]
+    assert len(values) == 6
+    losses = [step for step, _ in loggers[0].of("train_loss")]
+    steps = losses if hook == "on_train_batch_start" else [*losses[1:], losses[-1]]
+    for logger in loggers:
+        assert logger.of(name) == list(zip(steps, values, strict=True))
+        checks = [value for _, value in logger.of("sigma/last/effective_rank")]
+        assert checks == [v for _, v in recorded(tmp_path)["sigma/last/effective_rank"]]
+    assert float(trainer.callback_metrics[name]) == pytest.approx(values[-1], rel=1e-6)  # float32

@@ -54,17 +54,33 @@ class StopDuring(TrainerCallback):
         control.should_training_stop |= state.global_step == self.step - 1
 
 
+class StopAtEvaluation(StopAt):
+    """As `EarlyStoppingCallback` does, whose evaluation may be after the end of the epoch."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        super().on_step_end(args, state, control)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        pass
+
+
 SAVES = {"save_strategy": "steps", "save_steps": 4}
-LOADS_BEST = {**EVALUATES, "eval_steps": 4, **SAVES, "load_best_model_at_end": True}
+BEST = {"load_best_model_at_end": True}
+EPOCHS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "per_device_train_batch_size": 24,
+}
 
 
 @pytest.mark.parametrize(
     ("stop", "arguments", "checked", "logged"),
     [
         (StopDuring, SAVES, True, True),
-        (StopDuring, LOADS_BEST, True, True),
-        (StopAt, SAVES, True, False),  # there are no loggers any more
-        (StopAt, LOADS_BEST, False, False),  # nor the weights of that step
+        (StopAt, SAVES, True, True),
+        (StopAt, {**EVALUATES, "eval_steps": 4, **SAVES, **BEST}, True, True),
+        (StopAtEvaluation, EPOCHS, True, False),  # there are no loggers any more
+        (StopAtEvaluation, {**EPOCHS, **BEST}, False, False),  # nor the weights of that step
     ],
 )
 def test_a_check_that_waits_is_not_lost_where_training_ends(

@@ -1,0 +1,76 @@
+"""What the callbacks of all hosts do alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from sigma_monitor.errors import RecordError
+from sigma_monitor.integrations.harmless import Watcher
+from sigma_monitor.monitor import SigmaMonitor
+from sigma_monitor.ranks import exchanged
+from sigma_monitor.snapshot import Snapshot
+
+__all__ = ["Logging", "goes_on", "new_metrics", "note_undelivered"]
+
+_logger = logging.getLogger("sigma_monitor")
+
+
+class Logging(Watcher, Protocol):
+    """A callback that logs, and counts what a logger refused."""
+
+    undelivered: int
+
+
+def new_metrics(monitor: SigmaMonitor, snapshot: Snapshot | None) -> dict[int, dict[str, float]]:
+    """Metrics by step: of what was observed since the last call, and of a check just made."""
+    found: dict[int, dict[str, float]] = {}
+    while monitor.observed:
+        observation = monitor.observed.popleft()
+        found.setdefault(observation.step, {}).update(observation.metrics())
+    if snapshot is not None:
+        found.setdefault(snapshot.step, {}).update(snapshot.metrics())
+    return dict(sorted(found.items()))
+
+
+def note_undelivered(callback: Logging, logger: str, step: int, error: Exception) -> None:
+    """Count metrics that a logger refused: said once, and in the record each time."""
+    callback.undelivered += 1
+    described = f"{type(error).__name__}: {error}"
+    if callback.undelivered == 1:
+        _logger.warning(
+            "sigma_monitor: %s refused the metrics of step %d (%s); training goes on, the record "
+            "has them, further refusals are counted silently",
+            logger,
+            step,
+            described,
+        )
+    callback.monitor.note("undelivered", step=step, logger=logger, error=described)
+
+
+def goes_on(monitor: SigmaMonitor, saved: Mapping[str, Any] | None, step: int) -> bool:
+    """Whether the run goes on from the state in a checkpoint; a collective.
+
+    It does where every rank has one that can be read: one that began anew alone would check at
+    other steps than the others.
+    """
+    read = bool(saved) and _is_loaded(monitor, saved)
+    if all(exchanged(read)):
+        monitor.go_on(step)
+        return True
+    if read:
+        monitor.reset()
+    return False
+
+
+def _is_loaded(monitor: SigmaMonitor, saved: Any) -> bool:
+    try:
+        monitor.load_state_dict(saved)
+    except RecordError as error:
+        _logger.warning(
+            "sigma_monitor: the checkpoint's state was not used, the baseline begins anew: %s",
+            error,
+        )
+        return False
+    return True
