@@ -32,7 +32,7 @@ VERSIONS = {
 }
 TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "tensorboard")
 # Those of TRL need a newer transformers than these.
-HOSTS = ("accelerate", "lightning_*", "sentence_transformers", "trainer_*")
+HOSTS = ("accelerate", "lightning_*", "sentence_transformers", "trainer_*", "worlds")
 ROOT = Path(__file__).parent
 
 nox.options.sessions = []  # none without being asked for: each takes minutes

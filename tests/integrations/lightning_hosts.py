@@ -114,6 +114,16 @@ class From(pl.Callback):
                 self.act(pl_module.model)
 
 
+class StopAt(pl.Callback):
+    """Ends the training after `step`, as an impatient user would: its length is that of the run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step >= self.step
+
+
 def flatten(model: Any) -> None:
     """Leaves a few features of the last hidden state alive."""
     model.model.norm.weight[4:] = 0.0

@@ -19,6 +19,7 @@ from tests.integrations.hosts import events_of, kinds, our_warnings, record_of
 from tests.integrations.lightning_hosts import (
     From,
     Kept,
+    StopAt,
     Wrapped,
     checked_at,
     eager,
@@ -33,16 +34,6 @@ from tests.integrations.models import tiny_llama, token_rows
 STEPS = 60
 ONSET = 24  # of a collapse, so that there is a status to lose
 EVERY_SECOND = list(range(0, STEPS + 1, 2))
-
-
-class StopAt(pl.Callback):
-    """Ends the training after `step`, as an impatient user would: its length is that of the run."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        trainer.should_stop |= trainer.global_step >= self.step
 
 
 def train(
