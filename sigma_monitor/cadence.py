@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from statistics import median
 from typing import Any, Literal
 
@@ -255,6 +256,20 @@ class Cadence:
         self._clock += seconds
         if self.last_step is None:  # without checks nothing else counts the training time
             self.begin(step)
+
+    @contextmanager
+    def charged(self) -> Iterator[None]:
+        """What passes inside, beside what is counted there, is a cost of the checks too.
+
+        As the choice of the probe set, and logging: paid by the budget.
+        """
+        started, counted = time.perf_counter(), self._check_seconds + self._beside_seconds
+        yield
+        now = time.perf_counter()
+        beside = now - started - (self._check_seconds + self._beside_seconds - counted)
+        self._check_seconds += beside
+        if self._clock is not None:
+            self._clock += min(beside, now - self._clock)  # what came before a check it has not
 
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""

@@ -462,3 +462,24 @@ def test_a_check_comes_forward_by_half_a_spacing_at_most(clock, every, step, com
     cadence.bring_forward(step)
     assert cadence.due(step) is comes
     assert cadence.due(100)
+
+
+def test_what_a_host_does_around_a_check_is_a_cost_of_it_and_no_training(clock):
+    """Seconds: 0.5 before the check, 0.25 in it, 0.25 after it, 9 of training."""
+    cadence = cadence_of(100, max_overhead=0.5)
+    with cadence.charged():
+        clock.advance(0.5)
+        cadence.begin(0)
+        clock.advance(0.25)
+        cadence.finish(0, 0.25)
+        clock.advance(0.25)
+    clock.advance(9.0)
+    cadence.begin(1)
+    assert cadence.overhead_with() == 1 / 10
+    with cadence.charged():
+        clock.advance(1.0)  # without a check
+        cadence.spend(1, 0.5)  # an observation's, which is counted already
+    assert cadence.overhead_with() == 2 / 11
+    clock.advance(9.0)
+    cadence.begin(2)
+    assert cadence.overhead_with() == 2 / 20

@@ -146,7 +146,8 @@ class SigmaLightningCallback(_Callback):
         if not went_on and trainer.ckpt_path is None:
             monitor.first_step = trainer.global_step  # which a second `fit` counts on
         if monitor.probes is None:
-            monitor.probes = self._default_probes(trainer)
+            with monitor.cadence.charged():
+                monitor.probes = self._default_probes(trainer)
             self.active = monitor.probes is not None
 
     @harmless
@@ -183,19 +184,23 @@ class SigmaLightningCallback(_Callback):
         self._model = None
 
     def _check(self, trainer: Any, logger_step: int) -> None:
-        monitor, step = self.monitor, trainer.global_step
         assert self._model is not None
-        snapshot = monitor.step(self._model, step)
-        # By a check, or by rows observed since the last batch; on all ranks or on none.
-        if monitor.revision != self._judged_revision:
+        with self.monitor.cadence.charged():
+            snapshot = self.monitor.step(self._model, trainer.global_step)
+            self._judge(trainer)
+            metrics: dict[str, float] = {}
+            for part in new_metrics(self.monitor, snapshot).values():
+                metrics |= part
+            if metrics:
+                self._log(metrics, trainer, logger_step)
+
+    def _judge(self, trainer: Any) -> None:
+        """Stop where that is asked for, by a check or by rows observed since the last batch."""
+        monitor = self.monitor
+        if monitor.revision != self._judged_revision:  # on all ranks or on none
             self._judged_revision = monitor.revision
             stop = trainer.strategy.reduce_boolean_decision(monitor.should_stop, all=False)
             trainer.should_stop |= stop
-        metrics: dict[str, float] = {}
-        for part in new_metrics(monitor, snapshot).values():
-            metrics |= part
-        if metrics:
-            self._log(metrics, trainer, logger_step)
 
     def _log(self, metrics: dict[str, float], trainer: Any, step: int) -> None:
         # Not through `pl_module.log`, which would send each value again at every logging step.

@@ -160,7 +160,8 @@ class SigmaCallback(TrainerCallback):
         if self.monitor.instrument.tokenizer is None:
             self.monitor.instrument.tokenizer = processing_class
         if self.monitor.probes is None:
-            self._choose_probes(train_dataloader, eval_dataloader)
+            with self.monitor.cadence.charged():
+                self._choose_probes(train_dataloader, eval_dataloader)
         if self.active and self.monitor.cadence.last_step is None:
             self._check(args, state, control, model)
 
@@ -266,11 +267,12 @@ class SigmaCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
         """Check if one is due and need not wait, and log it with what was observed meanwhile."""
-        snapshot = None if self._waiting else self._measure(state, model)
-        for step, metrics in new_metrics(self.monitor, snapshot).items():
-            self._metrics |= metrics
-            self._log(metrics, step, args, state, control)
-        self._keep_state(state)
+        with self.monitor.cadence.charged():
+            snapshot = None if self._waiting else self._measure(state, model)
+            for step, metrics in new_metrics(self.monitor, snapshot).items():
+                self._metrics |= metrics
+                self._log(metrics, step, args, state, control)
+            self._keep_state(state)
 
     def _measure(self, state: TrainerState, model: Any) -> Snapshot | None:
         return self.monitor.step(model, state.global_step)
