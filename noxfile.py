@@ -56,6 +56,14 @@ def newest(session: nox.Session) -> None:
     _run(session, "newest", *session.posargs)
 
 
+@nox.session
+def deepspeed(session: nox.Session) -> None:
+    """ZeRO, which is not among the packages of constraints.txt; it compiles with g++."""
+    _torch(session)
+    session.install("-c", "constraints.txt", "-e", ".", *TOOLS, "peft", "deepspeed==0.19.8")
+    _run(session, "deepspeed", *(session.posargs or ["tests/integrations/test_deepspeed.py"]))
+
+
 def _torch(session: nox.Session) -> None:
     """First, and in the exact version: it picks the build that an index of CPU builds offers."""
     session.install("-c", "constraints.txt", "torch")

@@ -30,10 +30,21 @@ HOSTS = {
 }
 # Written by hand: host, strategy, why no test ran; host, versions, what is known of a failure.
 NOT_RUN = (
-    ("Trainer", "FSDP, configured by `fsdp=`", "on CPUs the Trainer falls back to DDP"),
-    ("accelerate, Lightning", "FSDP", "not tried; FSDP1 and FSDP2 were run in a plain loop"),
-    ("any", "DeepSpeed", "not tried"),
-    ("TRL", "several processes; vLLM", "not tried"),
+    (
+        "Trainer",
+        "FSDP, configured by `fsdp=`",
+        "on CPUs accelerate spreads no model: FSDP2 becomes DDP without a word, FSDP1 raises "
+        '"no available devices found"; both were run in a plain loop',
+    ),
+    (
+        "accelerate",
+        "FSDP, by its plugin",
+        "on CPUs it becomes DDP without a word, whichever version the plugin asks for",
+    ),
+    ("Lightning", "`FSDPStrategy`", 'raises on CPUs: it "requires a GPU accelerator"'),
+    ("accelerate, Lightning", "DeepSpeed", "not tried; see Trainer and plain PyTorch"),
+    ("Trainer, accelerate", "tensor parallel", "not tried; the monitor was run in a plain loop"),
+    ("TRL", "vLLM", "not tried"),
     ("axolotl", "`axolotl train`", "not tried; the plugin was run without it, see hosts.md"),
     ("TRL", "beside transformers 4", "needs a TRL of its time, which was not tried"),
     ("any", "several GPUs, NCCL", "the tests run on machines with one GPU or none"),
@@ -116,8 +127,9 @@ def cell(rows: Sequence[Row]) -> str:
 
 
 def versions_of(row: Row) -> str:
-    """Versions of the host of a row."""
-    return ", ".join(f"{name} {row['packages'][name]}" for name in HOSTS[row["host"]])
+    """Versions of the host of a row, and of what shares its work."""
+    more = ("deepspeed",) if row["strategy"].startswith("DeepSpeed") else ()
+    return ", ".join(f"{name} {row['packages'][name]}" for name in (*HOSTS[row["host"]], *more))
 
 
 def _place(row: Row) -> tuple[Any, ...]:

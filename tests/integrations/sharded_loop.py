@@ -125,7 +125,8 @@ def digest(model: nn.Module) -> str:
     """Of the weights that lie on this process."""
     found = hashlib.sha256()
     for parameter in model.parameters():
-        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        local = getattr(parameter, "ds_tensor", parameter)  # of ZeRO-3
+        local = local.to_local() if hasattr(local, "to_local") else local
         found.update(local.detach().numpy().tobytes())
     return found.hexdigest()
 
