@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +23,7 @@ from sigma_monitor.probing import Writer
 from sigma_monitor.snapshot import TEXT_RANK
 from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
+from tests.integrations.grpo_ranks import EVERY, PROMPTS, STEPS, WORLD
 from tests.integrations.hosts import (
     Listener,
     events_of,
@@ -31,6 +36,7 @@ from tests.integrations.trl_hosts import examples, make_trl, own_metrics, variet
 
 pytest.importorskip("trl", reason="the extra trl is not installed")
 
+REPOSITORY = Path(__file__).parents[2]
 # Each batch is of one prompt, of 4 completions; a reading of 3 prompts.
 READS = {"prompts": 3}
 CASE = "grpo, its completions read"  # on the page on compatibility
@@ -206,6 +212,31 @@ def test_switched_off_it_keeps_nothing(tmp_path: Path) -> None:
     grpo(tmp_path, sigma, max_steps=2).train()
     assert sigma.seen == 0
     assert not sigma._batches
+
+
+@shows("TRL", "same weights", strategy="DDP, 2 processes", case=CASE)
+def test_two_ranks_train_bitwise_as_without_and_each_reads_the_completions_of_both(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "tests.integrations.grpo_ranks", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=240, check=False
+    )
+    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(WORLD)]
+    for rank in ranks:
+        alone, beside = rank["alone"], rank["beside"]
+        assert alone["world"] == beside["world"] == WORLD
+        for name in ("weights", "generator", "logged"):
+            assert alone[name] == beside[name]
+        assert beside["weights"] == ranks[0]["beside"]["weights"]
+        assert beside["failures"] == 0
+        assert beside["seen"] == STEPS * 2  # its own
+        assert beside["texts"] == [0, *[PROMPTS * 4] * (STEPS // EVERY)]  # none before step 1
+    snapshots = record_of(tmp_path / "watched").snapshots
+    assert [snapshot.step for snapshot in snapshots] == list(range(0, STEPS + 1, EVERY))
+    assert 1 <= snapshots[-1].generation["group_effective_rank"].value <= 4
 
 
 def called(sigma: SigmaGRPOCallback, prompts: list[Any], first: int) -> list[None]:
