@@ -18,6 +18,7 @@ from sigma_monitor.probing import Writer
 from sigma_monitor.probing.encoders import hashing_encoder
 from sigma_monitor.sinks import JsonlSink, read_record
 from tests.clock import stop_the_clock
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
 from tests.integrations.models import Letters
@@ -423,6 +424,7 @@ class Words(Letters):
         return {"input_ids": [[ord(c) % 49 + 1 for c in text][:max_length] for text in texts]}
 
 
+@shows("plain PyTorch", "same weights", case="writing")
 @pytest.mark.parametrize(
     "options",
     [
@@ -470,6 +472,7 @@ def trained(folder, *callbacks, **options):
     return remains(trainer)
 
 
+@shows("Trainer", "same weights", case="writing")
 def test_a_trainer_trains_bitwise_as_without_the_channel(tmp_path):
     watcher = eager(channels=BOTH, tokenizer=Letters(), generation=WRITES)
     beside = trained(tmp_path / "watched", watcher)

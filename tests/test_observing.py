@@ -13,6 +13,7 @@ from sigma_monitor.monitor import RECORD
 from sigma_monitor.sinks import JsonlSink, MetricsSink, read_record
 from sigma_monitor.snapshot import Observation
 from tests.clock import stop_the_clock
+from tests.compatibility import shows
 from tests.observing_ranks import WIDTH, observe_on, spread
 from tests.processes import spawned
 from tests.test_monitor import NO_STEPS, Dial, Listener, state_but_the_stop
@@ -106,6 +107,7 @@ def test_autocast_around_the_call_changes_no_number():
     assert cast.estimates == plain.estimates
 
 
+@shows("plain PyTorch", "same weights", case="rows observed")
 def test_training_does_not_notice():
     """Parameters, their graph, gradients and generators are as they were."""
 
@@ -249,6 +251,7 @@ def test_the_worst_of_checks_and_observations_is_the_status():
     assert watching.status is Status.HEALTHY  # that is the reference now
 
 
+@shows("plain PyTorch", "stopped", case="rows observed")
 def test_a_collapse_of_observed_rows_stops_once_for_each_collapse():
     hearer = Hearer()
     watching = monitor(sinks=[hearer], max_steps=100, stop_on_collapse=True)
@@ -533,6 +536,7 @@ def heard(steps, *, saved_at=()):
     return stopped, [{k: v for k, v in x.to_dict().items() if k not in volatile} for x in kept]
 
 
+@shows("plain PyTorch", "resumed", case="rows observed")
 def test_a_state_saved_and_restored_at_any_time_changes_nothing():
     unbroken = heard(30)
     assert unbroken[0]
@@ -599,6 +603,7 @@ def test_what_a_resumed_run_repeats_is_read_once(tmp_path):
 # Several processes
 
 
+@shows("plain PyTorch", "stopped", strategy="no wrapper, 2 processes", case="rows observed")
 def test_ranks_stop_together_by_the_rows_of_the_first(tmp_path):
     spawned(2, observe_on, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))

@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sigma_monitor import ProbeSet, SigmaMonitor
+from tests.compatibility import shows
 from tests.processes import spawned
 
 STEPS = 100
@@ -51,6 +52,7 @@ def train(rank, world, folder):
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
 
 
+@shows("plain PyTorch", "stopped", strategy="no wrapper, 2 processes")
 def test_ranks_check_and_stop_at_the_same_steps_and_rank_0_alone_writes(tmp_path):
     spawned(2, train, tmp_path)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))

@@ -195,6 +195,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     assert [step for step, _ in tracker.sigma] == list(range(saved + 2, STEPS + 1, 2))
 
 
+@shows("accelerate", "same weights")
 def test_a_resumed_training_is_bitwise_the_one_that_was_not_interrupted(tmp_path: Path) -> None:
     whole = train(rows=4, flat_from=ONSET)
     forget_accelerators()

@@ -131,6 +131,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     assert [place for place, _ in logger.sigma] == losses[1::2]
 
 
+@shows("Lightning", "same weights")
 def test_training_resumes_bitwise_with_and_without_the_monitor(tmp_path: Path) -> None:
     train(tmp_path, watcher=eager(every=2), stop_at=30)
     plain = train(tmp_path, resume_from=30)

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from sigma_monitor import SigmaCallback
+from tests.compatibility import shows
 from tests.integrations import hosts, lightning_hosts
 from tests.integrations.hosts import Listener, loss_entries, record_of, sigma_entries
 from tests.observing_ranks import WIDTH, spread
@@ -46,6 +47,7 @@ def stopped_by_rows(folder: Path, monitor: Any) -> int:
     return record.observations[-1].step
 
 
+@shows("Trainer", "stopped", case="rows observed")
 def test_a_trainer_stops_at_the_hook_after_the_observation(tmp_path: Path) -> None:
     callback = hosts.eager(stop_on_collapse=True, **SELDOM)
     trainer = hosts.make_trainer(tmp_path, callback, Observes(callback.monitor))
@@ -55,6 +57,7 @@ def test_a_trainer_stops_at_the_hook_after_the_observation(tmp_path: Path) -> No
     assert trainer.state.global_step == step + 1  # the step that had begun was finished
 
 
+@shows("Lightning", "stopped", case="rows observed")
 def test_a_lightning_trainer_stops_at_the_hook_after_the_observation(tmp_path: Path) -> None:
     callback = lightning_hosts.eager(stop_on_collapse=True, **SELDOM)
 
@@ -103,6 +106,7 @@ def recorded(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return by_name([(x.step, x.metrics()) for x in [*record.snapshots, *record.observations]])
 
 
+@shows("Trainer", "same numbers", case="rows observed")
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_logger_of_a_trainer_gets_each_observation_once_at_its_step(
     hook: str, tmp_path: Path
@@ -145,6 +149,7 @@ def test_an_observed_metric_can_choose_the_best_model(hook: str, tmp_path: Path)
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-10")
 
 
+@shows("Lightning", "same numbers", case="rows observed")
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
 def test_every_logger_of_lightning_gets_each_observation_once(hook: str, tmp_path: Path) -> None:
     callback = lightning_hosts.eager(every=2)

@@ -11,6 +11,7 @@ import pytest
 
 from sigma_monitor import Estimate, Snapshot
 from sigma_monitor.sinks import Record
+from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.conftest import offline_wandb
 from tests.integrations.hosts import (
@@ -91,6 +92,7 @@ def pairs(exact: Run, lanczos: Run) -> list[tuple[Snapshot, Snapshot]]:
     return list(zip(exact.record.snapshots, lanczos.record.snapshots, strict=True))
 
 
+@shows("Trainer", "same weights", case="method lanczos")
 def test_the_training_is_bitwise_the_one_without_a_monitor(
     exact: Run, lanczos: Run, tmp_path: Path
 ) -> None:

@@ -228,6 +228,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(
     assert sigma_entries(trainer.state.log_history) == expected_metrics(killed)
 
 
+@shows("Trainer", "resumed")
 @pytest.mark.parametrize("step", [10, 20, 30])
 def test_a_resumed_record_has_no_alert_twice(
     step: int, killed: Path, uninterrupted: Finished
@@ -236,6 +237,7 @@ def test_a_resumed_record_has_no_alert_twice(
     assert record_of(killed).alerts == uninterrupted.alerts
 
 
+@shows("Trainer", "resumed")
 @pytest.mark.parametrize("restore", [False, True])
 def test_training_resumes_bitwise_with_either_way_of_restoring_callbacks(
     restore: bool, killed: Path, uninterrupted: Finished
@@ -248,6 +250,7 @@ def test_training_resumes_bitwise_with_either_way_of_restoring_callbacks(
         assert differences(uninterrupted.remains[part], after[part]) == []
 
 
+@shows("Trainer", "resumed")
 def test_a_checkpoint_of_the_resumed_run_can_be_resumed_too(
     killed: Path, uninterrupted: Finished
 ) -> None:
