@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from statistics import median
 from typing import Any, Literal
 
@@ -257,19 +256,18 @@ class Cadence:
         if self.last_step is None:  # without checks nothing else counts the training time
             self.begin(step)
 
-    @contextmanager
-    def charged(self) -> Iterator[None]:
-        """What passes inside, beside what is counted there, is a cost of the checks too.
+    def charge(self, seconds: float, *, once: bool = False) -> None:
+        """Count `seconds` that have just passed as a cost of the checks, paid by the budget.
 
-        As the choice of the probe set, and logging: paid by the budget.
+        Args:
+            seconds: Of what a host does for a check, such as logging.
+            once: No later check will need it.
         """
-        started, counted = time.perf_counter(), self._check_seconds + self._beside_seconds
-        yield
-        now = time.perf_counter()
-        beside = now - started - (self._check_seconds + self._beside_seconds - counted)
-        self._check_seconds += beside
+        self._check_seconds += seconds
+        if not once and self._costs:
+            self._costs[-1] += seconds
         if self._clock is not None:
-            self._clock += min(beside, now - self._clock)  # what came before a check it has not
+            self._clock += seconds
 
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""

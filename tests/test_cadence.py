@@ -464,22 +464,37 @@ def test_a_check_comes_forward_by_half_a_spacing_at_most(clock, every, step, com
     assert cadence.due(100)
 
 
-def test_what_a_host_does_around_a_check_is_a_cost_of_it_and_no_training(clock):
-    """Seconds: 0.5 before the check, 0.25 in it, 0.25 after it, 9 of training."""
+def test_what_a_host_does_for_a_check_is_a_cost_of_it_and_no_training(clock):
+    """In binary fractions of a second."""
     cadence = cadence_of(100, max_overhead=0.5)
-    with cadence.charged():
-        clock.advance(0.5)
-        cadence.begin(0)
-        clock.advance(0.25)
-        cadence.finish(0, 0.25)
-        clock.advance(0.25)
+    clock.advance(0.5)
+    cadence.charge(0.5, once=True)  # the choice of a probe set
+    cadence.begin(0)
+    clock.advance(0.25)
+    cadence.finish(0, 0.25)
+    clock.advance(0.25)
+    cadence.charge(0.25)
     clock.advance(9.0)
     cadence.begin(1)
     assert cadence.overhead_with() == 1 / 10
-    with cadence.charged():
-        clock.advance(1.0)  # without a check
-        cadence.spend(1, 0.5)  # an observation's, which is counted already
-    assert cadence.overhead_with() == 2 / 11
-    clock.advance(9.0)
-    cadence.begin(2)
-    assert cadence.overhead_with() == 2 / 20
+
+
+@pytest.mark.parametrize("logging", [0.0, 0.03, 0.1])
+def test_logging_is_paid_over_the_whole_run_and_not_by_its_end(clock, logging):
+    """Checks that cost 10 ms and are logged in `logging` s, between steps of 50 ms."""
+    cadence = cadence_of(2000)
+    checks = []
+    for step in range(2001):
+        if step:
+            clock.advance(0.05)
+        if cadence.due(step) and not cadence.planned and cadence.last_step is not None:
+            cadence.apply_budget(step)
+        if cadence.due(step):
+            cadence.begin(step)
+            clock.advance(0.01)
+            cadence.finish(step, 0.01)
+            clock.advance(logging)
+            cadence.charge(logging)
+            checks.append(step)
+    assert max(gaps(checks[2:])) <= 1.5 * min(gaps(checks[2:-1]))
+    assert cadence.overhead_with() <= 0.01 * 1.25

@@ -6,6 +6,7 @@ import importlib
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,7 @@ class SigmaLightningCallback(_Callback):
         if not went_on and trainer.ckpt_path is None:
             monitor.first_step = trainer.global_step  # which a second `fit` counts on
         if monitor.probes is None:
-            with monitor.cadence.charged():
-                monitor.probes = self._default_probes(trainer)
+            monitor.probes = self._default_probes(trainer)
             self.active = monitor.probes is not None
 
     @harmless
@@ -185,14 +185,16 @@ class SigmaLightningCallback(_Callback):
 
     def _check(self, trainer: Any, logger_step: int) -> None:
         assert self._model is not None
-        with self.monitor.cadence.charged():
-            snapshot = self.monitor.step(self._model, trainer.global_step)
-            self._judge(trainer)
-            metrics: dict[str, float] = {}
-            for part in new_metrics(self.monitor, snapshot).values():
-                metrics |= part
-            if metrics:
-                self._log(metrics, trainer, logger_step)
+        snapshot = self.monitor.step(self._model, trainer.global_step)
+        self._judge(trainer)
+        started = time.perf_counter()
+        metrics: dict[str, float] = {}
+        for part in new_metrics(self.monitor, snapshot).values():
+            metrics |= part
+        if metrics:
+            self._log(metrics, trainer, logger_step)
+        if snapshot is not None:
+            self.monitor.cadence.charge(time.perf_counter() - started)
 
     def _judge(self, trainer: Any) -> None:
         """Stop where that is asked for, by a check or by rows observed since the last batch."""
@@ -214,18 +216,20 @@ class SigmaLightningCallback(_Callback):
                 note_undelivered(self, type(logger).__name__, trainer.global_step, error)
 
     def _default_probes(self, trainer: Any) -> ProbeSet | None:
-        seed = self.monitor.instrument.probe.seed
+        started, seed = time.perf_counter(), self.monitor.instrument.probe.seed
         with frozen_generators(seed):
             loaders = _validation_loaders(trainer)
         evaluation = _named("val_dataloader", loaders)
         training = list(_named("train_dataloader", trainer.train_dataloader))
-        return default_probes(
+        probes = default_probes(
             next((pair for pair in evaluation if has_examples(pair[1])), None),
             next((pair for pair in training if has_examples(pair[1])), training[0]),
             seed=seed,
             callback="SigmaLightningCallback",
             remedy="a validation loader to fit()",
         )
+        self.monitor.cadence.charge(time.perf_counter() - started, once=True)
+        return probes
 
 
 def _state_key(name: str, probe: Probe, probes: ProbeSet | None) -> str:

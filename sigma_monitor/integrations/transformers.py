@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import time
 import weakref
 from typing import Any
 
@@ -160,8 +161,7 @@ class SigmaCallback(TrainerCallback):
         if self.monitor.instrument.tokenizer is None:
             self.monitor.instrument.tokenizer = processing_class
         if self.monitor.probes is None:
-            with self.monitor.cadence.charged():
-                self._choose_probes(train_dataloader, eval_dataloader)
+            self._choose_probes(train_dataloader, eval_dataloader)
         if self.active and self.monitor.cadence.last_step is None:
             self._check(args, state, control, model)
 
@@ -267,12 +267,14 @@ class SigmaCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
         """Check if one is due and need not wait, and log it with what was observed meanwhile."""
-        with self.monitor.cadence.charged():
-            snapshot = None if self._waiting else self._measure(state, model)
-            for step, metrics in new_metrics(self.monitor, snapshot).items():
-                self._metrics |= metrics
-                self._log(metrics, step, args, state, control)
-            self._keep_state(state)
+        snapshot = None if self._waiting else self._measure(state, model)
+        started = time.perf_counter()
+        for step, metrics in new_metrics(self.monitor, snapshot).items():
+            self._metrics |= metrics
+            self._log(metrics, step, args, state, control)
+        self._keep_state(state)
+        if snapshot is not None:
+            self.monitor.cadence.charge(time.perf_counter() - started)
 
     def _measure(self, state: TrainerState, model: Any) -> Snapshot | None:
         return self.monitor.step(model, state.global_step)
@@ -338,10 +340,10 @@ class SigmaCallback(TrainerCallback):
         self.active = self.monitor.probes is not None
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
-        seed = self.monitor.instrument.probe.seed
+        started, seed = time.perf_counter(), self.monitor.instrument.probe.seed
         with frozen_generators(seed):
             evaluation = _evaluation_loader(self._attached(), eval_dataloader)
-        return default_probes(
+        probes = default_probes(
             evaluation,
             ("train_dataset", train_dataloader),
             seed=seed,
@@ -349,6 +351,8 @@ class SigmaCallback(TrainerCallback):
             remedy="eval_dataset= to the Trainer",
             tokenizer=self.monitor.instrument.tokenizer,
         )
+        self.monitor.cadence.charge(time.perf_counter() - started, once=True)
+        return probes
 
 
 def _run_folder(trainer: Trainer | None, args: TrainingArguments) -> str:
