@@ -122,6 +122,7 @@ class SigmaMonitor:
         should_stop: A stop was asked for and its condition is met; `stop_reason` says why.
         failures: Checks that raised, and calls of `step` with a step that is none.
         observed: The latest observations, which the callback of a host takes out and logs.
+        between_runs: Set by the callback of a host outside its training: `observe` does nothing.
         revision: Grows whenever `state_dict()` changes in `step`.
 
     Raises:
@@ -198,6 +199,7 @@ class SigmaMonitor:
         self.output_dir = output_dir
         self.name = name
         self.enabled = enabled
+        self.between_runs = False
         self._open_outlet: Outlet | None = None
         self.reset()
 
@@ -341,7 +343,8 @@ class SigmaMonitor:
         each time, at best of the same examples.
 
         A call from within the model's forward pass does nothing while this monitor checks the
-        model, whose forward pass is then that of the probe set.
+        model, whose forward pass is then that of the probe set; likewise in a host outside its
+        training, as in an evaluation after its end or in the sanity check of Lightning.
 
         Never raises, also on a bad name: a failure is reported once, counted in
         `observation_failures`, and kept in the record; after three in a row the name is observed no
@@ -357,16 +360,18 @@ class SigmaMonitor:
 
         Returns:
             What was measured, of several processes that of the first; None when that failed, the
-            step was seen, or a check goes on.
+            step was seen, or a check goes on, or a host does not train.
         """
-        if not self.enabled or self._measuring:
+        if not self.enabled or self._measuring or self.between_runs:
             return None
         observer, revision = self._observer, self._observer.revision
         if not observer.accepts(name, step):
             return None
         step = whole_step(step)
-        self._closed = False
         self._arrive(step)
+        if not observer.wants(name, step):
+            return None
+        self._closed = False
         observation = observer.observe(
             name,
             embeddings,

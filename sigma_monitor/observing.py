@@ -150,6 +150,12 @@ class Observer:
             return False
         return True
 
+    def wants(self, name: str, step: int) -> bool:
+        """Whether rows under that name are still measured, and were not yet at that step."""
+        attempts = self._attempts.get(name, _Attempts())
+        seen = attempts.last_step is not None and step <= attempts.last_step
+        return not seen and not attempts.off
+
     def observe(
         self,
         name: str,
@@ -164,17 +170,14 @@ class Observer:
         Never raises: a failure is reported once for each name, counted, and kept in the record.
 
         Args:
-            name: Of the rows, one that `accepts` does.
+            name: Of the rows, one that `accepts` and `wants`.
             embeddings: (n, m) or (examples, tokens, m).
-            step: Training step, likewise; one that was seen under this name is not measured again.
+            step: Training step, likewise.
             baseline: Of a name that is new.
             warmup_steps: Of the learning rate, likewise.
         """
         self.stop_reason = None
         attempts = self._attempts.setdefault(name, _Attempts())
-        seen = attempts.last_step is not None and step <= attempts.last_step
-        if seen or attempts.off:
-            return None
         attempts.last_step, before = step, attempts.last_step
         started = time.perf_counter()
         observation = None

@@ -117,11 +117,14 @@ def test_what_is_measured_after_the_end_goes_on_and_is_closed_anew(tmp_path):
 def test_nothing_but_a_measurement_opens_a_closed_record(tmp_path):
     model, path = Dial(), tmp_path / RECORD
     monitor = run(recorded(model, tmp_path, every=10), model, range(3))
+    assert monitor.observe("codebook", model.rows, 2) is not None
     monitor.close()
     kept = path.read_bytes()
     monitor.note("later", by="a host")
     assert monitor.step(model, 3) is None  # none was due
     assert monitor.observe("no name", model.rows, 3) is None
+    assert monitor.observe("codebook", model.rows, 2) is None  # it was seen
+    monitor.note("later", by="a host")
     monitor.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     monitor.close()
     del monitor

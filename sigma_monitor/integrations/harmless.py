@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.ranks import RankError, exchanged, failed
 
-__all__ = ["Watcher", "agreed", "harmless"]
+__all__ = ["Watcher", "agreed", "end_run", "harmless"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -67,6 +67,16 @@ def agreed(hook: Once) -> Once:
             _switch_off(self, hook.__name__, RankError(f"it is off on rank {on.index(False)}"))
 
     return guarded  # type: ignore[return-value]
+
+
+def end_run(watcher: Watcher) -> None:
+    """Close the record, also of a callback that is off; rows observed later are of no run."""
+    watcher.monitor.between_runs = True
+    try:
+        watcher.monitor.close()
+    except Exception as error:
+        if watcher.active:
+            _switch_off(watcher, "close", error)
 
 
 def _switch_off(watcher: Watcher, hook: str, error: Exception) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
-from sigma_monitor.integrations.harmless import agreed, harmless
+from sigma_monitor.integrations.harmless import agreed, end_run, harmless
 from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.integrations.shared import goes_on, new_metrics, note_undelivered
 from sigma_monitor.monitor import SigmaMonitor
@@ -92,6 +92,7 @@ class SigmaLightningCallback(_Callback):
 
     def __init__(self, probes: ProbeSet | None = None, **options: Any) -> None:
         self.monitor = SigmaMonitor(probes, **options)
+        self.monitor.between_runs = True
         self.active = self.monitor.enabled
         self.undelivered = 0
         self._output_dir = self.monitor.output_dir
@@ -112,6 +113,7 @@ class SigmaLightningCallback(_Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget the run before, ahead of what a checkpoint may bring."""
         if stage == "fit":
+            self.monitor.between_runs = True  # until the sanity check is over
             self.active = self.monitor.enabled and not trainer.fast_dev_run
             self._restored = None
             self._reset(trainer)
@@ -133,9 +135,13 @@ class SigmaLightningCallback(_Callback):
         """Builtins, for the checkpoint; nothing before the first check."""
         return self.monitor.state_dict() if self.monitor.checks else {}
 
-    @agreed
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a run, or go on with the one in the checkpoint."""
+        self._begin(trainer, pl_module)
+        self.monitor.between_runs = not self.active  # alike on all ranks
+
+    @agreed
+    def _begin(self, trainer: Any, pl_module: Any) -> None:
         monitor = self.monitor
         self._model = _watched(pl_module, monitor.instrument.probe)
         monitor.instrument.call_within(trainer.precision_plugin.forward_context)
@@ -165,23 +171,25 @@ class SigmaLightningCallback(_Callback):
         """Check when one is due, and stop when asked to."""
         self._check(trainer, _logger_step(trainer))
 
-    @harmless
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Check at the last step, which the Trainer need not have known, and close the record."""
+        self._check_last(trainer)
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close the record."""
+        self._end()
+
+    def _end(self) -> None:
+        end_run(self)
+        self._model = None
+
+    @harmless
+    def _check_last(self, trainer: Any) -> None:
         cadence = self.monitor.cadence
         if cadence.last_step is not None:
             cadence.max_steps = trainer.global_step
             self._check(trainer, _logger_step(trainer) - 1)  # counted on since the last batch
-        self._close()
-
-    @harmless
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Close the record."""
-        self._close()
-
-    def _close(self) -> None:
-        self.monitor.close()
-        self._model = None
 
     def _check(self, trainer: Any, logger_step: int) -> None:
         assert self._model is not None

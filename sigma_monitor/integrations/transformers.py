@@ -20,7 +20,7 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
-from sigma_monitor.integrations.harmless import agreed, harmless
+from sigma_monitor.integrations.harmless import agreed, end_run, harmless
 from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.integrations.shared import goes_on, new_metrics, note_undelivered
 from sigma_monitor.monitor import SigmaMonitor
@@ -76,6 +76,7 @@ class SigmaCallback(TrainerCallback):
     ) -> None:
         self.monitor = SigmaMonitor(probes, **options)
         self.save_on_stop = save_on_stop
+        self.monitor.between_runs = True
         self.active = self.monitor.enabled
         self.undelivered = 0
         self._output_dir = self.monitor.output_dir
@@ -122,6 +123,7 @@ class SigmaCallback(TrainerCallback):
         """Begin a run, or go on with the one in the checkpoint."""
         self.active = self.monitor.enabled
         self._begin(args, state)
+        self.monitor.between_runs = not self.active  # alike on all ranks
 
     @agreed
     def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
@@ -223,7 +225,6 @@ class SigmaCallback(TrainerCallback):
             )
         metrics[f"eval_{wanted}"] = self._metrics.get(wanted, math.nan)
 
-    @harmless
     def on_train_end(
         self,
         args: TrainingArguments,
@@ -232,14 +233,18 @@ class SigmaCallback(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Close the record, after a check that waits and has no later step to come at.
+        """Close the record, after a check that waits and has no later step to come at."""
+        self._check_last(args, state, model)
+        end_run(self)
 
-        It is in the record alone, since a logger may be closed by now. Where the best model has
-        been loaded, the weights of the last step are gone.
+    @harmless
+    def _check_last(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        """It is in the record alone, since a logger may be closed by now.
+
+        Where the best model has been loaded, the weights of the last step are gone.
         """
         if self._waiting and not args.load_best_model_at_end:
             self._measure(state, model)
-        self.monitor.close()
 
     def _wanted(self, args: TrainingArguments) -> str | None:
         """The metric of ours that chooses the best model; None when none does."""

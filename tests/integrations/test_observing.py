@@ -173,3 +173,79 @@ def test_every_logger_of_lightning_gets_each_observation_once(hook: str, tmp_pat
         checks = [value for _, value in logger.of("sigma/last/effective_rank")]
         assert checks == [v for _, v in recorded(tmp_path)["sigma/last/effective_rank"]]
     assert float(trainer.callback_metrics[name]) == pytest.approx(values[-1], rel=1e-6)  # float32
+
+
+class ObservesValidation(lightning_hosts.Wrapped):
+    """Rows from `validation_step`, which the sanity check calls too."""
+
+    def __init__(self, monitor: Any) -> None:
+        super().__init__()
+        self.monitor = monitor
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        observe(self.monitor, self.trainer.global_step)
+
+
+def fit_with_sanity_check(folder: Path, steps: int, **options: Any) -> tuple[Any, Any]:
+    callback = lightning_hosts.eager()
+    arguments = {"num_sanity_val_steps": 2, "val_check_interval": 4, "max_steps": steps}
+    trainer = lightning_hosts.make_trainer(folder, callback, **arguments)
+    module = lightning_hosts.fit(trainer, ObservesValidation(callback.monitor), **options)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    return trainer, module
+
+
+def lines(folder: Path) -> tuple[list[int], list[int], list[str]]:
+    """Steps of checks and of observations, and the events of the run."""
+    record = record_of(folder)
+    events = [event["event"] for event in record.events]
+    kept = [event for event in events if event not in ("baseline", "end")]
+    return [s.step for s in record.snapshots], [o.step for o in record.observations], kept
+
+
+def test_rows_of_the_sanity_check_of_lightning_are_left_alone(tmp_path: Path) -> None:
+    trainer, module = fit_with_sanity_check(tmp_path, 8)
+    first = lines(tmp_path)
+    assert first == ([0, 3, 6, 8], [4, 8], ["started", "observing", "closed"])
+    trainer.fit_loop.epoch_loop.max_steps = 16  # a second run, which begins anew at step 8
+    lightning_hosts.fit(trainer, module)
+    assert lines(tmp_path)[:2] == ([8, 11, 14, 16], [12, 16])
+    (tmp_path / "sigma/record.jsonl").unlink()
+    (tmp_path / "sigma/record-1.jsonl").rename(tmp_path / "sigma/record.jsonl")
+    assert lines(tmp_path) == first
+
+
+def test_the_sanity_check_of_a_resumed_lightning_run_leaves_the_record_alone(
+    tmp_path: Path,
+) -> None:
+    fit_with_sanity_check(tmp_path, 8)
+    fit_with_sanity_check(tmp_path, 12, ckpt_path=str(tmp_path / "end.ckpt"))
+    checks, observations, events = lines(tmp_path)
+    assert (checks[-1], observations) == (12, [4, 8, 12])
+    assert events == ["started", "observing", "closed", "resumed", "closed"]
+
+
+def test_rows_of_a_fast_dev_run_are_left_alone(tmp_path: Path) -> None:
+    callback = lightning_hosts.eager()
+    trainer = lightning_hosts.make_trainer(tmp_path, callback, fast_dev_run=2)
+    lightning_hosts.fit(trainer, ObservesValidation(callback.monitor))
+    assert not callback.monitor.observed
+
+
+def test_an_evaluation_after_the_end_of_training_leaves_the_record_closed(tmp_path: Path) -> None:
+    callback = hosts.eager(**SELDOM)
+    trainer = hosts.make_trainer(tmp_path, callback, max_steps=6)
+    trainer.model.register_forward_hook(
+        lambda *_: observe(callback.monitor, trainer.state.global_step)
+    )
+    trainer.train()
+    kept = hosts.record_path(tmp_path).read_bytes()
+    step = trainer.state.global_step
+    for later in (step, step + 1):  # one that was seen, and one that was not
+        trainer.state.global_step = later
+        trainer.evaluate()
+    callback.monitor.close()
+    assert hosts.record_path(tmp_path).read_bytes() == kept
+    trainer.train()
+    assert [o.step for o in record_of(tmp_path).observations] == [*range(6)]
