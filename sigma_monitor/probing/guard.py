@@ -69,21 +69,19 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     owners = [_Owner(module) for module in model.modules() if module._buffers]
     sharded = [module for module in model.modules() if _is_sharded(module)]
-    cache_enabled = torch.is_autocast_cache_enabled()
-    with frozen_generators(seed), torch.no_grad():
-        try:
-            torch.set_autocast_cache_enabled(False)
-            for module, _ in modes:
-                module.training = False
-            yield
-        finally:
-            torch.set_autocast_cache_enabled(cache_enabled)
-            for module, training in modes:
-                module.training = training
-            for owner in owners:
-                owner.restore()
-            for module in sharded:
-                module.reshard()  # type: ignore[operator]
+    # Each of the callbacks runs, the last one first, whatever the others raise.
+    with frozen_generators(seed), torch.no_grad(), ExitStack() as stack:
+        for module in sharded:
+            stack.callback(module.reshard)  # type: ignore[arg-type]
+        for owner in owners:
+            stack.callback(owner.restore)
+        for module, training in modes:
+            stack.callback(setattr, module, "training", training)
+        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
+        for module, _ in modes:
+            module.training = False
+        yield
 
 
 def _is_sharded(module: nn.Module) -> bool:
@@ -100,21 +98,36 @@ class _Owner:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.buffers = dict(module._buffers)
-        self.copies: dict[str, Tensor] = {
-            name: buffer.detach().clone()
-            for name, buffer in module._buffers.items()
-            if buffer is not None and buffer.numel() <= _LARGEST_COPIED_BUFFER
-        }
+        self.copies: list[tuple[Tensor, Tensor]] = [
+            (buffer, buffer.detach().clone())
+            for buffer in module._buffers.values()
+            if buffer is not None and _has_values(buffer)
+        ]
         self.scalars: dict[str, Any] = {
             name: value for name, value in vars(module).items() if isinstance(value, _SCALARS)
         }
 
     def restore(self) -> None:
-        for name, copy in self.copies.items():
-            buffer = self.buffers[name]
-            # By value: writes through `.data` leave no trace in the version counter.
-            if buffer is not None and not torch.equal(buffer, copy):
-                buffer.detach().copy_(copy)
         self.module._buffers.clear()
         self.module._buffers.update(self.buffers)
         vars(self.module).update(self.scalars)
+        with ExitStack() as stack:
+            for buffer, copy in self.copies:
+                stack.callback(_write_back, buffer, copy)
+
+
+def _has_values(buffer: Tensor) -> bool:
+    """Whether it is small, and can be copied and compared."""
+    small = buffer.numel() <= _LARGEST_COPIED_BUFFER
+    return small and not buffer.is_meta and not buffer.is_nested
+
+
+def _write_back(buffer: Tensor, copy: Tensor) -> None:
+    # By value: writes through `.data` leave no trace in the version counter.
+    if not torch.equal(_dense(buffer), _dense(copy)):
+        buffer.copy_(copy)  # not of `detach()`, which of a sparse one is another tensor
+
+
+def _dense(buffer: Tensor) -> Tensor:
+    """Sparse ones have no comparison of their own."""
+    return buffer if buffer.layout is torch.strided else buffer.to_dense()

@@ -123,6 +123,7 @@ def _content(model: nn.Module) -> int:
         if not hasattr(tensor, "device_mesh")
         and type(tensor.data) is Tensor  # and no packed weights of some library's own
         and not tensor.is_meta
+        and tensor.layout is torch.strided  # the values of others have no plain view
         and tensor.element_size() in _INTEGERS
     ]
     by_device: dict[torch.device, list[Tensor]] = {}

@@ -54,6 +54,17 @@ class RunningMean(nn.Module):
         return hidden + self.mean
 
 
+class Neighbours(nn.Module):
+    """Mixes features by a sparse matrix, as a graph network does its nodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("graph", torch.eye(WIDTH).roll(1, 0).to_sparse())
+
+    def forward(self, hidden):
+        return (self.graph @ hidden.flatten(0, -2).T).T.view(hidden.shape)
+
+
 def probes_of(n, seed=0):
     """Of unequal lengths."""
     generator = torch.Generator().manual_seed(seed)
@@ -129,6 +140,9 @@ def plain_report():
     drifted = SmallCausalLM()
     drifted.base_model.add_module("norm", RunningMean(rank))
     found["other statistics"] = read(drifted, probes_of(50))
+    sparse = SmallCausalLM()
+    sparse.base_model.add_module("neighbours", Neighbours())
+    found["sparse"] = read(sparse, probes_of(128))
     found["other probes"] = read(model, probes_of(50, seed=rank))
     found["whole again"] = read(model, probes_of(128), **several)
     return found

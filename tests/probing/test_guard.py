@@ -117,6 +117,91 @@ def test_buffers_are_restored_in_value_and_binding(change, fails):
         assert buffer is None or torch.equal(buffer, values[name])
 
 
+LAYOUTS = [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS:UserWarning")  # that it is in beta state
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@endings
+def test_sparse_buffers_are_restored_like_others(layout, fails):
+    model = Table()
+    model.register_buffer("graph", torch.eye(3).to_sparse(layout=layout))
+    graph = model.graph
+    with guarded(model, fails):
+        model.graph.mul_(2)
+        assert torch.equal(graph.to_dense(), 2 * torch.eye(3))  # or there was nothing to restore
+        model.graph = None
+    assert model.graph is graph
+    assert torch.equal(graph.to_dense(), torch.eye(3))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning")
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        lambda: torch.ones(3, device="meta"),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+    ],
+    ids=["meta", "nested", "jagged"],
+)
+def test_buffers_without_comparable_values_are_left_alone(buffer):
+    model = Table()
+    model.register_buffer("odd", buffer())
+    odd = model.odd
+    with untouched(model):
+        model.table.zero_()
+        model.odd = None
+    assert model.odd is odd
+    assert torch.equal(model.table, torch.arange(4.0))
+
+
+class Uncomparable(torch.Tensor):
+    """As a library's own tensors may be, in any operation."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.equal:
+            raise RuntimeError("not to be compared")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+class Sharded(nn.Linear):
+    """As FSDP2 leaves a module, and deaf to the call where it is told to be."""
+
+    def __init__(self, error=None):
+        super().__init__(2, 2)
+        self.weight.to_local = lambda: None
+        self.error, self.reshards = error, 0
+
+    def reshard(self):
+        self.reshards += 1
+        if self.error is not None:
+            raise self.error
+
+
+def spoil(tables):
+    for table in tables:
+        table.table.zero_()
+        table.length = 99
+    tables[0].after.zero_()
+
+
+@endings
+def test_whatever_cannot_be_restored_the_rest_is(fails):
+    tables, shards = [Table(), Table()], [Sharded(), Sharded(OSError("lost")), Sharded()]
+    tables[0].register_buffer("odd", torch.ones(2).as_subclass(Uncomparable))
+    tables[0].register_buffer("after", torch.ones(2))
+    model = nn.Sequential(*shards, *tables).train()
+    with pytest.raises((OSError, RuntimeError)), guarded(model, fails):
+        spoil(tables)
+    assert all(torch.equal(table.table, torch.arange(4.0)) for table in tables)
+    assert [table.length for table in tables] == [4, 4]
+    assert torch.equal(tables[0].after, torch.ones(2))
+    assert [shard.reshards for shard in shards] == [1, 1, 1]
+    assert all(module.training for module in model.modules())
+
+
 def test_a_buffer_that_was_not_written_is_not_written_back():
     """A write would break a backward pass that had saved the buffer."""
     model = Table()

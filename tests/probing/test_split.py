@@ -114,6 +114,12 @@ def test_ranks_of_other_running_statistics_read_for_themselves(ranks, alone):
         torch.testing.assert_close(embeddings, expected, **EXACTLY)
 
 
+def test_a_model_with_sparse_buffers_is_split_too(ranks, alone):
+    for rank in ranks:
+        assert_same(rank["sparse"], alone["sparse"], EXACTLY)
+        assert rank["sparse"]["sizes"] == [32] * (4 // len(ranks))
+
+
 def test_a_sharded_model_gives_the_same_numbers(ranks, alone):
     one_layer = {"last": alone["whole"]["layers"]["last"]}
     for rank in ranks:
