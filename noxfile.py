@@ -71,4 +71,4 @@ def _torch(session: nox.Session) -> None:
 
 def _run(session: nox.Session, name: str, *arguments: str) -> None:
     results = f"benchmarks/results/compatibility/{name}.json"
-    session.run("pytest", "-m", "shows", "--compatibility", results, *arguments)
+    session.run("pytest", "-m", "shows", f"--compatibility={results}", *arguments)

@@ -1,7 +1,7 @@
 """Writes the tables of docs/compatibility.md from what the tests that ran have shown.
 
 Run: python benchmarks/compatibility_page.py
-The result files come from `pytest --compatibility FILE` (CONTRIBUTING.md).
+The result files come from `pytest --compatibility=FILE` (CONTRIBUTING.md).
 """
 
 from __future__ import annotations

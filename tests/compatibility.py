@@ -1,7 +1,7 @@
 """What a test shows about a host, and the file of what the tests that ran have shown.
 
 `@shows("Trainer", "same weights", strategy="DDP, 2 processes")` marks a test;
-`pytest --compatibility FILE` writes the outcomes of the marked tests that ran, which
+`pytest --compatibility=FILE` writes the outcomes of the marked tests that ran, which
 `benchmarks/compatibility_page.py` makes `docs/compatibility.md` of.
 """
 
