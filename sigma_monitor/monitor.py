@@ -112,7 +112,8 @@ class SigmaMonitor:
         include_examples: Quote the probe examples that moved most, and some of what the model
             writes, in alert texts; needs `tokenizer`.
         seed: Of the generators during the probe.
-        enabled: False makes every call return at once.
+        enabled: False makes every call return at once. The same on all ranks: those where it is
+            True would wait for the others for ever; rank 0 alone writes anyway.
 
     Attributes:
         probes: The probe set.
