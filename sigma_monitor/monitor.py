@@ -261,6 +261,11 @@ class SigmaMonitor:
         self.instrument.probes = probes
 
     @property
+    def has_measured(self) -> bool:
+        """Whether there was a check, or an observation, in this run or the one it goes on."""
+        return bool(self.checks or self._observer.observations)
+
+    @property
     def disabled(self) -> bool:
         """Whether checks failed so often that the monitor has switched itself off."""
         return self._failures_in_a_row >= _FAILURES_ALLOWED

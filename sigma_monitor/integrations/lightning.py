@@ -132,8 +132,8 @@ class SigmaLightningCallback(_Callback):
 
     @harmless
     def state_dict(self) -> dict[str, Any]:
-        """Builtins, for the checkpoint; nothing before the first check."""
-        return self.monitor.state_dict() if self.monitor.checks else {}
+        """Builtins, for the checkpoint; nothing before something has been measured."""
+        return self.monitor.state_dict() if self.monitor.has_measured else {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a run, or go on with the one in the checkpoint."""
