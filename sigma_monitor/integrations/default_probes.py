@@ -47,8 +47,9 @@ def default_probes(
         return _sample(*evaluation, tokenizer, seed=seed, held_out=True)
     if not has_examples(training[1]):
         _logger.warning(
-            "sigma_monitor: off, since there is no map-style evaluation or training data to "
-            "take probe examples from. Pass %s(probes=ProbeSet.from_texts(...)).",
+            "sigma_monitor: no checks of the model, since there is no map-style evaluation or "
+            "training data to take probe examples from; only rows that you observe are watched. "
+            "Pass %s(probes=ProbeSet.from_texts(...)).",
             callback,
         )
         return None

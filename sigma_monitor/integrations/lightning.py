@@ -17,7 +17,12 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
 from sigma_monitor.integrations.harmless import agreed, end_run, harmless
 from sigma_monitor.integrations.naming import distinct_name
-from sigma_monitor.integrations.shared import goes_on, new_metrics, note_undelivered
+from sigma_monitor.integrations.shared import (
+    agree_on_probes,
+    goes_on,
+    new_metrics,
+    note_undelivered,
+)
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
@@ -154,7 +159,7 @@ class SigmaLightningCallback(_Callback):
             monitor.first_step = trainer.global_step  # which a second `fit` counts on
         if monitor.probes is None:
             monitor.probes = self._default_probes(trainer)
-            self.active = monitor.probes is not None
+            agree_on_probes(monitor)
 
     @harmless
     def on_train_batch_start(
@@ -187,13 +192,15 @@ class SigmaLightningCallback(_Callback):
     @harmless
     def _check_last(self, trainer: Any) -> None:
         cadence = self.monitor.cadence
-        if cadence.last_step is not None:
+        if cadence.last_step is not None or self.monitor.probes is None:
             cadence.max_steps = trainer.global_step
             self._check(trainer, _logger_step(trainer) - 1)  # counted on since the last batch
 
     def _check(self, trainer: Any, logger_step: int) -> None:
         assert self._model is not None
-        snapshot = self.monitor.step(self._model, trainer.global_step)
+        snapshot = None
+        if self.monitor.probes is not None:  # or rows that are observed are all there is
+            snapshot = self.monitor.step(self._model, trainer.global_step)
         self._judge(trainer)
         started = time.perf_counter()
         metrics: dict[str, float] = {}

@@ -12,7 +12,7 @@ from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.ranks import exchanged
 from sigma_monitor.snapshot import Snapshot
 
-__all__ = ["Logging", "goes_on", "new_metrics", "note_undelivered"]
+__all__ = ["Logging", "agree_on_probes", "goes_on", "new_metrics", "note_undelivered"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -47,6 +47,20 @@ def note_undelivered(callback: Logging, logger: str, step: int, error: Exception
             described,
         )
     callback.monitor.note("undelivered", step=step, logger=logger, error=described)
+
+
+def agree_on_probes(monitor: SigmaMonitor) -> None:
+    """Leave every rank without a probe set where one of them has none; a collective.
+
+    The model is then not checked; rows that are observed need no probe set.
+    """
+    have = exchanged(monitor.probes is not None)
+    if monitor.probes is not None and not all(have):
+        monitor.probes = None
+        _logger.warning(
+            "sigma_monitor: no checks of the model, since rank %d has no probe set",
+            have.index(False),
+        )
 
 
 def goes_on(monitor: SigmaMonitor, saved: Mapping[str, Any] | None, step: int) -> bool:

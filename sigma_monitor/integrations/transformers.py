@@ -22,7 +22,12 @@ from transformers.trainer_utils import IntervalStrategy
 from sigma_monitor.integrations.default_probes import default_probes, has_examples
 from sigma_monitor.integrations.harmless import agreed, end_run, harmless
 from sigma_monitor.integrations.naming import distinct_name
-from sigma_monitor.integrations.shared import goes_on, new_metrics, note_undelivered
+from sigma_monitor.integrations.shared import (
+    agree_on_probes,
+    goes_on,
+    new_metrics,
+    note_undelivered,
+)
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
@@ -85,6 +90,7 @@ class SigmaCallback(TrainerCallback):
         self._trainer: weakref.ref[Trainer] | None = None
         self._saved: dict[str, Any] | None = None
         self._saved_revision = 0
+        self._sought_probes = False  # in this run
         self._waiting = False  # a check that is due, for the step to come
         self._told_missing = False
         self._metrics: dict[str, float] = {}  # the latest value of each
@@ -140,7 +146,7 @@ class SigmaCallback(TrainerCallback):
         monitor.cadence.logging_steps = int(state.logging_steps) if by_steps else None
         self._metrics, self._told_unmeasured = {}, False
         self._saved, self._saved_revision = None, 0
-        self._waiting = False
+        self._sought_probes = self._waiting = False
         if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
             bound_alert_retries()
         saved = _kept_states(state).get(self.state_key)
@@ -162,7 +168,7 @@ class SigmaCallback(TrainerCallback):
         """Choose the probe set, and check before the first step."""
         if self.monitor.instrument.tokenizer is None:
             self.monitor.instrument.tokenizer = processing_class
-        if self.monitor.probes is None:
+        if self.monitor.probes is None and not self._sought_probes:
             self._choose_probes(train_dataloader, eval_dataloader)
         if self.active and self.monitor.cadence.last_step is None:
             self._check(args, state, control, model)
@@ -233,18 +239,21 @@ class SigmaCallback(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Close the record, after a check that waits and has no later step to come at."""
+        """Close the record, after a last check where one waits."""
         self._check_last(args, state, model)
         end_run(self)
 
     @harmless
     def _check_last(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
-        """It is in the record alone, since a logger may be closed by now.
+        """What has no later step to come at: in `log_history`, since a logger may be closed by now.
 
         Where the best model has been loaded, the weights of the last step are gone.
         """
-        if self._waiting and not args.load_best_model_at_end:
-            self._measure(state, model)
+        last = self._waiting and not args.load_best_model_at_end
+        snapshot = self._checked(state, model) if last else None
+        for step, metrics in new_metrics(self.monitor, snapshot).items():
+            self._metrics |= metrics
+            _append(state, metrics, step)
 
     def _wanted(self, args: TrainingArguments) -> str | None:
         """The metric of ours that chooses the best model; None when none does."""
@@ -272,7 +281,7 @@ class SigmaCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
         """Check if one is due and need not wait, and log it with what was observed meanwhile."""
-        snapshot = None if self._waiting else self._measure(state, model)
+        snapshot = None if self._waiting else self._checked(state, model)
         started = time.perf_counter()
         for step, metrics in new_metrics(self.monitor, snapshot).items():
             self._metrics |= metrics
@@ -280,6 +289,10 @@ class SigmaCallback(TrainerCallback):
         self._keep_state(state)
         if snapshot is not None:
             self.monitor.cadence.charge(time.perf_counter() - started)
+
+    def _checked(self, state: TrainerState, model: Any) -> Snapshot | None:
+        """Nothing without a probe set, where rows that are observed are all there is."""
+        return None if self.monitor.probes is None else self._measure(state, model)
 
     def _measure(self, state: TrainerState, model: Any) -> Snapshot | None:
         return self.monitor.step(model, state.global_step)
@@ -303,7 +316,7 @@ class SigmaCallback(TrainerCallback):
         trainer = self._attached()
         if trainer is None:
             self._tell_missing(args)
-            state.log_history.append({**metrics, "epoch": state.epoch, "step": step})
+            _append(state, metrics, step)
             return
         # A record of its own, also where a train log is due: merged into that one, a logger that
         # refuses our metrics would end the training. The base method, since overrides in subclasses
@@ -341,8 +354,9 @@ class SigmaCallback(TrainerCallback):
 
     @agreed
     def _choose_probes(self, train_dataloader: Any, eval_dataloader: Any) -> None:
+        self._sought_probes = True
         self.monitor.probes = self._default_probes(train_dataloader, eval_dataloader)
-        self.active = self.monitor.probes is not None
+        agree_on_probes(self.monitor)
 
     def _default_probes(self, train_dataloader: Any, eval_dataloader: Any) -> ProbeSet | None:
         started, seed = time.perf_counter(), self.monitor.instrument.probe.seed
@@ -365,6 +379,11 @@ def _run_folder(trainer: Trainer | None, args: TrainingArguments) -> str:
     trial = getattr(trainer, "_trial", None)
     folder_of = getattr(trainer, "_get_output_dir", None)  # the only one that knows
     return str(args.output_dir if trial is None or folder_of is None else folder_of(trial))
+
+
+def _append(state: TrainerState, metrics: dict[str, float], step: int) -> None:
+    """Metrics to the history, as `Trainer.log` does it, and to no logger."""
+    state.log_history.append({**metrics, "epoch": state.epoch, "step": step})
 
 
 def _kept_states(state: TrainerState) -> dict[str, Any]:

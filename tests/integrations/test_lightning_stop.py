@@ -91,8 +91,8 @@ def two_ranks(folder: Path, trouble: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("trouble", [f"{trouble}_1" for trouble in TROUBLES])
 def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path: Path) -> None:
     for rank in two_ranks(tmp_path, trouble):
-        assert not rank["active"]
-        assert rank["step"] == 30
+        assert rank["active"] == (trouble == "probes_1")  # rows may be observed all the same
+        assert (rank["step"], rank["heard"], rank["failures"]) == (30, 0, 0)
 
 
 @shows("Lightning", "stopped", strategy="ddp, 2 processes")

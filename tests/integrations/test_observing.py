@@ -14,6 +14,7 @@ from sigma_monitor import SigmaCallback
 from tests.compatibility import shows
 from tests.integrations import hosts, lightning_hosts
 from tests.integrations.hosts import Listener, loss_entries, record_of, sigma_entries
+from tests.integrations.models import token_rows
 from tests.observing_ranks import WIDTH, spread
 
 ONSET, SELDOM = 8, {"every": 100, "baseline": "start"}
@@ -249,3 +250,85 @@ def test_an_evaluation_after_the_end_of_training_leaves_the_record_closed(tmp_pa
     assert hosts.record_path(tmp_path).read_bytes() == kept
     trainer.train()
     assert [o.step for o in record_of(tmp_path).observations] == [*range(6)]
+
+
+class NoExamples(torch.utils.data.IterableDataset[Any]):
+    """Training data that no probe example can be taken from."""
+
+    def __iter__(self) -> Any:
+        return iter(token_rows(160))
+
+
+def test_a_trainer_without_a_probe_set_logs_and_stops_by_what_is_observed(tmp_path: Path) -> None:
+    callback = hosts.eager(stop_on_collapse=True, **SELDOM)
+    logger = Listener()
+    trainer = hosts.make_trainer(
+        tmp_path, logger, callback, Observes(callback.monitor), train=NoExamples(), held_out=None
+    )
+    trainer.train()
+    step = stopped_by_rows(tmp_path, callback.monitor)
+    assert trainer.state.global_step == step + 1 < 25
+    assert by_name(logger.sigma) == recorded(tmp_path)
+    assert lines(tmp_path) == ([], [*range(step + 1)], ["observing", "closed"])
+
+
+def test_lightning_without_a_probe_set_logs_and_stops_by_what_is_observed(tmp_path: Path) -> None:
+    callback, logger = (
+        lightning_hosts.eager(stop_on_collapse=True, **SELDOM),
+        lightning_hosts.Kept(),
+    )
+
+    class Observes(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:  # after our hook
+            observe(callback.monitor, trainer.global_step)
+
+    trainer = lightning_hosts.make_trainer(tmp_path, callback, Observes(), logger=[logger])
+    lightning_hosts.fit(trainer, train=lightning_hosts.loader(NoExamples()), held_out=None)
+    step = stopped_by_rows(tmp_path, callback.monitor)
+    assert trainer.global_step <= step + 1 < 25
+    values = [value for _, value in logger.of("sigma/codebook/effective_rank")]
+    assert values == [v for _, v in recorded(tmp_path)["sigma/codebook/effective_rank"]]
+    assert lines(tmp_path)[2] == ["observing", "closed"]
+
+
+def test_the_record_is_closed_where_a_callback_is_off(tmp_path: Path) -> None:
+    callback = hosts.eager(**SELDOM)
+    observes = Observes(callback.monitor)
+    trainer = hosts.make_trainer(tmp_path, callback, observes, max_steps=6)
+    callback._measure = None  # type: ignore[assignment,method-assign]
+    trainer.train()
+    assert not callback.active
+    assert lines(tmp_path)[2][-1] == "closed"
+    assert len(record_of(tmp_path).observations) == 6
+    assert not any("interrupted" in event for event in record_of(tmp_path).events)
+
+
+def test_rows_of_the_last_evaluation_are_in_the_log_history(tmp_path: Path) -> None:
+    callback = hosts.eager(**SELDOM)
+    arguments = {
+        "max_steps": 8,
+        "per_device_train_batch_size": 24,  # four steps to an epoch
+        "eval_strategy": "epoch",  # after our last hook
+    }
+    observes = Observes(callback.monitor, "on_evaluate")
+    trainer = hosts.make_trainer(tmp_path, callback, observes, **arguments)
+    trainer.train()
+    assert by_name(sigma_entries(trainer.state.log_history)) == recorded(tmp_path)
+    assert lines(tmp_path)[1] == [4, 8]
+
+
+def test_a_lightning_checkpoint_holds_what_was_observed_where_checks_fail(tmp_path: Path) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no embedding")
+
+    callback = lightning_hosts.eager(embed_fn=fails)
+    assert callback.state_dict() == {}
+
+    class Observes(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            observe(callback.monitor, trainer.global_step)
+
+    trainer = lightning_hosts.make_trainer(tmp_path, callback, Observes(), max_steps=6)
+    lightning_hosts.fit(trainer)
+    assert callback.monitor.checks == 0
+    assert callback.state_dict()["observer"]["series"]["codebook"]["number"] == 6

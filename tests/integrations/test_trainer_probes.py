@@ -133,7 +133,7 @@ def test_of_several_evaluation_sets_the_first_is_taken_and_named(tmp_path: Path)
 @pytest.mark.parametrize(
     "stream", [Stream, StreamOfKnownLength, hub_stream], ids=["torch", "known_length", "datasets"]
 )
-def test_a_stream_without_evaluation_data_switches_the_monitor_off(
+def test_a_stream_without_evaluation_data_switches_the_checks_off(
     stream: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = eager()
@@ -141,7 +141,7 @@ def test_a_stream_without_evaluation_data_switches_the_monitor_off(
     (warning,) = our_warnings(caplog)
     assert "probes=" in warning
     assert "ProbeSet.from_texts" in warning
-    assert not callback.active
+    assert (callback.active, callback.monitor.failures) == (True, 0)
     assert not record_path(tmp_path / "watched").exists()
     assert sigma_entries(watched.state.log_history) == []
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerCallback
 
 from sigma_monitor import SigmaCallback
-from tests.integrations.hosts import StopAt, eager, make_trainer, record_of, sigma_entries
+from tests.integrations.hosts import Listener, StopAt, eager, make_trainer, record_of, sigma_entries
 
 EVALUATES: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 3}
 EVERY_STEP = list(range(13))
@@ -79,7 +79,7 @@ EPOCHS = {
         (StopDuring, SAVES, True, True),
         (StopAt, SAVES, True, True),
         (StopAt, {**EVALUATES, "eval_steps": 4, **SAVES, **BEST}, True, True),
-        (StopAtEvaluation, EPOCHS, True, False),  # there are no loggers any more
+        (StopAtEvaluation, EPOCHS, True, False),  # loggers may be closed by now
         (StopAtEvaluation, {**EPOCHS, **BEST}, False, False),  # nor the weights of that step
     ],
 )
@@ -87,9 +87,11 @@ def test_a_check_that_waits_is_not_lost_where_training_ends(
     stop: type[Any], arguments: dict[str, Any], checked: bool, logged: bool, tmp_path: Path
 ) -> None:
     callback = SigmaCallback(max_overhead=None)
-    trainer = make_trainer(tmp_path, callback, stop(8), max_steps=12, **arguments)
+    logger = Listener()
+    trainer = make_trainer(tmp_path, callback, stop(8), logger, max_steps=12, **arguments)
     trainer.train()
     assert trainer.state.global_step == 8
     found = [snapshot.step for snapshot in record_of(tmp_path).snapshots]
     assert found == [0, 1, 2, 3, 5, 6, 7, *[8] * checked]
-    assert [step for step, _ in sigma_entries(trainer.state.log_history)] == found[: 7 + logged]
+    assert [step for step, _ in sigma_entries(trainer.state.log_history)] == found
+    assert [step for step, _ in logger.sigma] == found[: 7 + logged]

@@ -129,7 +129,7 @@ def test_of_long_conversations_the_end_is_probed(tmp_path: Path) -> None:
     assert ids[-4:] in ends
 
 
-def test_a_stream_of_prompts_turns_the_monitor_off_and_says_what_to_pass(
+def test_a_stream_of_prompts_turns_the_checks_off_and_says_what_to_pass(
     tmp_path: Path, caplog: Any
 ) -> None:
     callback = eager()
@@ -137,7 +137,7 @@ def test_a_stream_of_prompts_turns_the_monitor_off_and_says_what_to_pass(
     trainer = make_trl("grpo", tmp_path, callback, train=stream, max_steps=1)
     trainer.train()
     assert trainer.state.global_step == 1
-    assert not callback.active
+    assert (callback.active, callback.monitor.checks, callback.monitor.failures) == (True, 0, 0)
     assert "Pass SigmaCallback(probes=" in our_warnings(caplog)[0]
 
 
