@@ -56,6 +56,8 @@ _MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have 
 _STATE_VERSION = 4
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _MOST_OBSERVED = 1000  # that are kept where no host takes them
+# Monitors that are calling their models now; those of one process may have the same model.
+_checking: set[SigmaMonitor] = set()
 _ROWS = {"tokens": "token", "mean": "mean-pooled", "last": "last-token"}
 
 
@@ -221,7 +223,6 @@ class SigmaMonitor:
         self._has_baseline = False  # that another run can be compared with
         self._fingerprint: str | None = None  # of the baseline
         self._quoting = Quoting(self.instrument, self.note, wanted=self.include_examples)
-        self._measuring = False  # the model is being called by us
         self._resuming = False  # from a loaded state, at a step that is not known yet
         self._observer = self._new_observer()
         self.observed: deque[Observation] = deque(maxlen=_MOST_OBSERVED)
@@ -348,9 +349,9 @@ class SigmaMonitor:
         alone, and the seconds spent here are in the overhead that is shown. Pass about as many rows
         each time, at best of the same examples.
 
-        A call from within the model's forward pass does nothing while this monitor checks the
-        model, whose forward pass is then that of the probe set; likewise in a host outside its
-        training, as in an evaluation after its end or in the sanity check of Lightning.
+        A call from within the model's forward pass does nothing while any monitor of the process
+        checks a model, whose forward pass is then that of the probe set; likewise in a host outside
+        its training, as in an evaluation after its end or in the sanity check of Lightning.
 
         Never raises, also on a bad name: a failure is reported once, counted in
         `observation_failures`, and kept in the record; after three in a row the name is observed no
@@ -368,7 +369,7 @@ class SigmaMonitor:
             What was measured, of several processes that of the first; None when that failed, the
             step was seen, or a check goes on, or a host does not train.
         """
-        if not self.enabled or self._measuring or self.between_runs:
+        if not self.enabled or _checking or self.between_runs:
             return None
         observer, revision = self._observer, self._observer.revision
         if not observer.accepts(name, step):
@@ -474,7 +475,7 @@ class SigmaMonitor:
         self.cadence.begin(step)
         started = time.perf_counter()
         writer = self.instrument.writing_probe
-        self._measuring = True
+        _checking.add(self)
         try:
             check, smaller = self.instrument.check(
                 model,
@@ -483,7 +484,7 @@ class SigmaMonitor:
                 part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
             )
         finally:
-            self._measuring = False
+            _checking.discard(self)
         meet()  # all ranks have measured, before any of them concludes
         if check.writing_error is not None:
             self.note("writing_failed", step=step, error=check.writing_error)

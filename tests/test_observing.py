@@ -410,24 +410,30 @@ def test_ranks_that_lost_each_other_are_told_of_and_end_nothing(monkeypatch, war
     assert watching.observation_failures == 1
 
 
-def test_rows_from_within_the_forward_pass_are_those_of_training_alone():
-    class Quantised(Dial):
-        watching = None
+class Quantised(Dial):
+    """Has its rows observed from within its forward pass."""
 
-        def embed(self, model, batch):
-            rows = super().embed(model, batch)
-            self.seen = self.watching.observe("codebook", rows, self.step)
-            return rows
+    watching = None
 
+    def embed(self, model, batch):
+        rows = super().embed(model, batch)
+        self.seen = self.watching.observe("codebook", rows, self.step)
+        return rows
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["its own", "another monitor's"])
+def test_rows_from_within_the_forward_pass_are_those_of_training_alone(others):
     model = Quantised()
     model.watching = watching = model.monitor()
+    checking = model.monitor(name="second") if others else watching
     for model.step in range(3):
-        watching.step(model, model.step)
+        checking.step(model, model.step)
         assert model.seen is None
         model.embed(model, {"index": torch.arange(32)})
         assert model.seen.step == model.step
     model.fails, model.step = True, 3
-    watching.step(model, 3)
+    checking.step(model, 3)
+    assert checking.failures == 1
     model.fails = False
     model.embed(model, {"index": torch.arange(32)})
     assert model.seen.step == 3
