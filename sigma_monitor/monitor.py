@@ -53,7 +53,7 @@ _logger = logging.getLogger("sigma_monitor")
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
 _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
 _MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
-_STATE_VERSION = 4
+_STATE_VERSION = 5  # grows with SCHEMA too, since a resumed run goes on in its record
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _MOST_OBSERVED = 1000  # that are kept where no host takes them
 # Monitors that are calling their models now; those of one process may have the same model.
@@ -108,7 +108,8 @@ class SigmaMonitor:
         sinks: By default `["default"]`: the record below `output_dir`, the console, W&B alerts.
             Others may stand beside it, `["default", MetricsSink(accelerator.log)]`, or replace it.
         output_dir: Folder of the run; without one there is no record. A run that begins at step 0
-            renames the record of an older one to `record-1.jsonl`.
+            renames the record of an older one to `record-1.jsonl`; so does any run where that is
+            of another schema.
         name: First part of the names of metrics, and folder of the record: another one for each of
             several monitors of a run.
         include_examples: Quote the probe examples that moved most, and some of what the model

@@ -5,7 +5,7 @@ one torn last line, which the reader recognises. A record that is continued begi
 first, and on reading its checks supersede earlier ones at the same and later steps: those of a run
 that was killed and resumed, or of another run that wrote to the same file before. Observations do
 likewise, each for its name. A run that begins at the beginning puts the record of an older one
-aside.
+aside, and so does one that finds a record of another schema.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -70,7 +70,7 @@ class JsonlSink:
         line = json.dumps({"type": kind, "schema": SCHEMA, **body}, allow_nan=False) + "\n"
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._afresh:
+            if self._afresh or _has_another_schema(self.path):
                 self._afresh = False
                 _put_aside(self.path)
             # Unbuffered: a failed write leaves nothing behind that close() would fail on again.
@@ -120,13 +120,15 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             continue
         kind = body.pop("type", None) if isinstance(body, dict) else None
         if kind == "check":
-            snapshot = Snapshot.from_dict(body)
+            with _of_line(path, number):
+                snapshot = Snapshot.from_dict(body)
             if snapshots and snapshots[-1].step >= snapshot.step:  # a resumed run repeats itself
                 snapshots = [kept for kept in snapshots if kept.step < snapshot.step]
                 alerts = [a for a in alerts if _is_observed(a) or _is_before(a, snapshot.step)]
             snapshots.append(snapshot)
         elif kind == "observation":
-            new = Observation.from_dict(body)
+            with _of_line(path, number):
+                new = Observation.from_dict(body)
             if new.step <= latest.get(new.name, -math.inf):  # likewise, for its name
                 observations = [
                     old for old in observations if old.name != new.name or old.step < new.step
@@ -155,6 +157,27 @@ def _is_observed(alert: Mapping[str, Any], name: str | None = None) -> bool:
 
 def _is_before(alert: Mapping[str, Any], step: int) -> bool:
     return bool(alert.get("step", -1) < step)
+
+
+@contextlib.contextmanager
+def _of_line(path: str | os.PathLike[str], number: int) -> Iterator[None]:
+    """Say of what is refused inside where it stands."""
+    try:
+        yield
+    except RecordError as error:
+        raise RecordError(f"{path}, line {number}: {error}") from error
+
+
+def _has_another_schema(path: Path) -> bool:
+    """Whether the file begins with a line of a version that no line of this one may follow."""
+    if not path.is_file():  # none, or a device or pipe, which may have no end
+        return False
+    try:
+        with path.open("rb") as file:
+            body = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):  # torn, or of something else
+        return False
+    return isinstance(body, dict) and body.get("schema") != SCHEMA
 
 
 def _put_aside(path: Path) -> None:

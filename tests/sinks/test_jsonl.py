@@ -9,9 +9,10 @@ import signal
 
 import pytest
 
+from sigma_monitor import Status
 from sigma_monitor.errors import RecordError
 from sigma_monitor.sinks import JsonlSink, read_record
-from sigma_monitor.snapshot import SCHEMA
+from sigma_monitor.snapshot import SCHEMA, Observation
 from tests.snapshots import alert, snapshot
 
 
@@ -145,11 +146,39 @@ def test_a_line_of_unknown_type_is_refused_by_number(path, line):
         read_record(path)
 
 
-def test_a_check_of_another_schema_is_refused(path):
-    line = written(path, 0).replace(f'"schema": {SCHEMA}'.encode(), b'"schema": 1')
-    path.write_bytes(line)
-    with pytest.raises(RecordError, match="schema 1"):
+def of_schema(schema, lines):
+    return lines.replace(f'"schema": {SCHEMA}'.encode(), f'"schema": {schema}'.encode())
+
+
+def test_a_check_of_another_schema_is_refused_by_number(path):
+    lines = written(path, 0)
+    path.write_bytes(lines + of_schema(1, lines))
+    with pytest.raises(RecordError, match=r"record\.jsonl, line 2: .*schema 1"):
         read_record(path)
+
+
+def test_an_observation_of_another_schema_is_refused_by_number(path):
+    sink = JsonlSink(path)
+    sink.log(snapshot())
+    sink.observe(
+        Observation("codebook", 10, 1, 1.7e9, Status.HEALTHY, {}, None, False, 8, 4, 0.1, 0.0)
+    )
+    sink.close()
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + of_schema(2, second))
+    with pytest.raises(RecordError, match=r"record\.jsonl, line 2: .*schema 2"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    "lines", [b"", b"\n", b'{"type": "ev', b"[1]\n", b"\xff\n", b"[" * 100_000]
+)
+def test_a_record_without_a_first_line_of_ours_is_continued(path, lines):
+    path.parent.mkdir()
+    path.write_bytes(lines)
+    written(path, 0)
+    assert path.read_bytes().startswith(lines)
+    assert [p.name for p in path.parent.iterdir()] == ["record.jsonl"]
 
 
 def test_a_missing_file_is_refused_with_its_path(path):
