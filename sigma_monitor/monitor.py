@@ -30,6 +30,7 @@ from sigma_monitor.options import (
     detector_options,
     generation_options,
     reference_and_kind,
+    shown,
     stop_limits,
     whole_step,
 )
@@ -250,7 +251,7 @@ class SigmaMonitor:
             monitor=self.name,
             layers=["last"] if probe.embed_fn is not None else [str(layer) for layer in layers],
         )
-        return Observer(options, self.cadence, lambda: self._outlet, self.note)
+        return Observer(options, self.cadence, lambda: self._outlet, self.note, self._note_refusal)
 
     @property
     def probes(self) -> ProbeSet | None:
@@ -799,7 +800,16 @@ class SigmaMonitor:
                 "silently",
                 error,
             )
-            self.note("failed", step=repr(step), error=f"{type(error).__name__}: {error}")
+            error_text = f"{type(error).__name__}: {error}"
+            self._note_refusal("failed", step=shown(step), error=error_text)
+
+    def _note_refusal(self, event: str, **details: Any) -> None:
+        """Write that a call was refused, unless it would be the first line of this run.
+
+        It may come before the state of a run is loaded, whose record would be put aside.
+        """
+        if self._open_outlet is not None:
+            self.note(event, **details)
 
     def _agree(self, step: int) -> None:
         """Every rank goes on with rank 0's conclusions."""

@@ -17,7 +17,7 @@ from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
-from sigma_monitor.options import whole_step
+from sigma_monitor.options import shown, whole_step
 from sigma_monitor.outlet import Outlet
 from sigma_monitor.probing import Rows
 from sigma_monitor.ranks import from_main
@@ -53,8 +53,8 @@ class ObserverOptions:
         """Raise an `InputError` on a name that cannot stand in a metric, or is taken."""
         if not is_plain_name(name):
             raise InputError(
-                f"name={name!r}: it becomes part of metric names; pass letters, digits, _ and -, "
-                'such as "codebook".'
+                f"name={shown(name)}: it becomes part of metric names; pass letters, digits, _ "
+                'and -, such as "codebook".'
             )
         if name in RESERVED or name in map(metric_name, self.layers):
             raise InputError(
@@ -95,6 +95,7 @@ class Observer:
         cadence: Its clock counts the seconds, its `max_steps` is the length of the run.
         outlet: Where observations and alerts go, asked for at the first one.
         note: Writes an event, `note(event, **details)`.
+        note_refusal: Likewise that of a call that was refused, which does not begin a record.
 
     Attributes:
         failures: Observations that raised.
@@ -108,11 +109,13 @@ class Observer:
         cadence: Cadence,
         outlet: Callable[[], Outlet],
         note: Callable[..., None],
+        note_refusal: Callable[..., None],
     ) -> None:
         self.options = options
         self._cadence = cadence
         self._outlet = outlet
         self._note = note
+        self._note_refusal = note_refusal
         self.failures = 0
         self.stop_reason: str | None = None
         self.revision = 0
@@ -347,15 +350,15 @@ class Observer:
         if not self._refused:
             self._refused = True
             _logger.warning(
-                "sigma_monitor: observe(%r, ..., step=%r) measures nothing (%s: %s); training goes "
+                "sigma_monitor: observe(%s, ..., step=%s) measures nothing (%s: %s); training goes "
                 "on, further calls like it are counted silently",
-                name,
-                step,
+                shown(name),
+                shown(step),
                 type(error).__name__,
                 error,
             )
-            self._note(
-                "observing_failed", name=repr(name), step=repr(step), error=_described(error)
+            self._note_refusal(
+                "observing_failed", name=shown(name), step=shown(step), error=_described(error)
             )
 
     def rebaseline(self) -> None:

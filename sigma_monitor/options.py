@@ -24,6 +24,7 @@ __all__ = [
     "detector_options",
     "generation_options",
     "reference_and_kind",
+    "shown",
     "stop_limits",
     "whole_step",
 ]
@@ -80,6 +81,15 @@ def check_output_dir(output_dir: Any) -> None:
         )
 
 
+def shown(value: Any) -> str:
+    """A value in a message: a number or text as it is, anything else by its type alone.
+
+    The `repr` of a stranger may raise, or be that of a large matrix.
+    """
+    plain = value is None or type(value) in (bool, int, float, complex, str)
+    return repr(value) if plain else f"<{type(value).__name__}>"
+
+
 def whole_step(step: Any) -> int:
     """A step as an integer.
 
@@ -93,7 +103,7 @@ def whole_step(step: Any) -> int:
         return operator.index(step)
     except Exception as error:  # each kind of array has its own
         raise InputError(
-            f"step={step!r}: pass the optimiser steps so far, a whole number."
+            f"step={shown(step)}: pass the optimiser steps so far, a whole number."
         ) from error
 
 

@@ -332,11 +332,25 @@ def test_check_raises_where_step_does_not():
         model.monitor(embed_fn=lambda model, batch: None).check(model, 0)
 
 
-NO_STEPS = [None, 1.5, "3", torch.tensor([1, 2]), torch.tensor(1.5)]
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
 
 
-@pytest.mark.parametrize("step", NO_STEPS, ids=str)
-def test_a_step_that_is_none_is_told_once_and_counted(step, tmp_path, messages):
+NO_STEPS = {
+    "None": None,
+    "1.5": 1.5,
+    "'3'": "3",
+    "<list>": [3],
+    "<Tensor>": torch.tensor([1, 2]),
+    "<Parameter>": nn.Parameter(torch.tensor(1.5)),
+    "<Unshowable>": Unshowable(),
+}  # by what stands for them in a message
+no_steps = pytest.mark.parametrize(("shown", "step"), NO_STEPS.items(), ids=NO_STEPS)
+
+
+@no_steps
+def test_a_step_that_is_none_is_told_once_and_counted(shown, step, tmp_path, messages):
     model = Dial()
     monitor = model.monitor(output_dir=tmp_path, sinks=None)
     monitor.step(model, 0)
@@ -344,9 +358,9 @@ def test_a_step_that_is_none_is_told_once_and_counted(step, tmp_path, messages):
     assert [monitor.step(model, step) for _ in range(5)] == [None] * 5
     assert (monitor.failures, monitor.checks, monitor.disabled) == (5, 1, False)
     (message,) = messages()[told:]
-    assert f"step={step!r}" in message
+    assert f"step={shown}:" in message
     failed = [e for e in read_record(tmp_path / RECORD).events if e["event"] == "failed"]
-    assert [event["step"] for event in failed] == [repr(step)]
+    assert [event["step"] for event in failed] == [shown]
     with pytest.raises(InputError, match="step="):
         monitor.check(model, step)
     run(monitor, model, [1], fails={1: True})
@@ -1030,6 +1044,7 @@ def test_a_state_that_lacks_a_field_is_refused_and_the_monitor_begins_anew(name)
     "change",
     [
         {"version": 99},
+        {"version": 4},  # of a run whose record has another schema
         {"status": "ASLEEP"},
         {"cadence": {}},
         {"cadence": None},
@@ -1039,6 +1054,7 @@ def test_a_state_that_lacks_a_field_is_refused_and_the_monitor_begins_anew(name)
     ],
     ids=[
         "version",
+        "older_version",
         "status",
         "no_cadence_fields",
         "no_cadence",

@@ -5,6 +5,7 @@ import json
 
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.sinks import MetricsSink, read_record
+from sigma_monitor.snapshot import SCHEMA
 from tests.test_monitor import Dial, run
 
 
@@ -45,6 +46,46 @@ def test_a_run_that_goes_on_appends(tmp_path):
         *("resumed", "closed"),
         *("started", "closed"),
     ]
+
+
+def with_schema(schema, path):
+    """As a version that wrote another one leaves the record."""
+    now, then = (f'"schema": {number}'.encode() for number in (SCHEMA, schema))
+    path.write_bytes(path.read_bytes().replace(now, then))
+    return path.read_bytes()
+
+
+def test_a_run_that_goes_on_puts_a_record_of_another_schema_aside(tmp_path):
+    """Together they would be a file that no version reads."""
+    model, path = Dial(), tmp_path / RECORD
+    first = run(recorded(model, tmp_path), model, range(3))
+    first.close()
+    older = with_schema(SCHEMA - 1, path)
+    resumed = recorded(model, tmp_path)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    run(resumed, model, [3]).close()
+    run(resumed, model, [4]).close()
+    assert path.with_stem("record-1").read_bytes() == older
+    assert [s.step for s in read_record(path).snapshots] == [3, 4]
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_a_refused_call_opens_no_record(tmp_path):
+    """It may come before the state of the run is loaded, which the record belongs to."""
+    model, path = Dial(), tmp_path / RECORD
+    first = run(recorded(model, tmp_path), model, range(3))
+    first.close()
+    kept = path.read_bytes()
+    resumed = recorded(model, tmp_path)
+    assert resumed.step(model, "a") is None
+    assert resumed.observe("no name", model.rows, 3) is None
+    assert (resumed.failures, resumed.observation_failures) == (1, 1)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert resumed.step(model, "b") is None
+    assert path.read_bytes() == kept
+    run(resumed, model, [3]).close()
+    assert [p.name for p in path.parent.iterdir()] == ["record.jsonl"]
+    assert events(path) == ["started", "closed", "resumed", "closed"]
 
 
 def test_a_record_that_cannot_be_put_aside_is_appended_to(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from tests.clock import stop_the_clock
 from tests.compatibility import shows
 from tests.observing_ranks import WIDTH, observe_on, spread
 from tests.processes import spawned
-from tests.test_monitor import NO_STEPS, Dial, Listener, state_but_the_stop
+from tests.test_monitor import Dial, Listener, Unshowable, no_steps, state_but_the_stop
 
 
 class Hearer(Listener):
@@ -356,7 +356,7 @@ def test_a_failure_is_got_over_and_three_in_a_row_are_not():
 
 @pytest.mark.parametrize(
     "name",
-    ["", "two words", "a/b", "a.b", None, ["codebook"], "generation", "loss", "status", "last"],
+    ["", "two words", "a/b", "a.b", None, "generation", "loss", "status", "last"],
 )
 def test_a_name_that_cannot_stand_in_a_metric_ends_nothing(name, warnings):
     watching = monitor()
@@ -367,6 +367,17 @@ def test_a_name_that_cannot_stand_in_a_metric_ends_nothing(name, warnings):
     assert repr(name) in message
 
 
+@pytest.mark.parametrize(
+    ("shown", "name"), [("<list>", ["codebook"]), ("<Unshowable>", Unshowable())]
+)
+def test_a_name_that_is_no_text_is_told_by_its_type(shown, name, warnings):
+    watching = monitor()
+    assert watching.observe(name, spread(), 0) is None
+    [message] = warnings()
+    assert f"observe({shown}, ..., step=0)" in message
+    assert f"name={shown}:" in message
+
+
 def test_names_of_layers_are_taken(warnings):
     watching = monitor(layers=[3, "model.norm"])
     for name in ("3", "model_norm"):
@@ -374,15 +385,18 @@ def test_names_of_layers_are_taken(warnings):
     assert watching.observe("last", spread(), 0) is not None
 
 
-@pytest.mark.parametrize("step", NO_STEPS, ids=str)
-def test_a_step_that_is_none_ends_nothing(step, warnings):
-    watching = monitor()
+@no_steps
+def test_a_step_that_is_none_ends_nothing(shown, step, warnings, tmp_path):
+    watching = monitor(output_dir=tmp_path, sinks=["default"])
     watching.observe("codebook", spread(), 0)
     assert watching.observe("codebook", spread(), step) is None
     assert watching.observe("codebook", spread(), step) is None
     assert watching.observation_failures == 2
     [message] = warnings()
-    assert repr(step) in message
+    assert f"step={shown}:" in message
+    watching.close()
+    failed = [e for e in read_record(tmp_path / RECORD).events if e["event"] == "observing_failed"]
+    assert [event["step"] for event in failed] == [shown]
 
 
 def test_a_call_that_is_refused_resumes_nothing(tmp_path):
