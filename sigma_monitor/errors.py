@@ -7,6 +7,7 @@ __all__ = [
     "ProbeError",
     "RecordError",
     "SigmaError",
+    "SinkError",
     "ZeroTraceError",
 ]
 
@@ -25,6 +26,10 @@ class ZeroTraceError(InputError):
 
 class ProbeError(SigmaError, RuntimeError):
     """The probe set could not be turned into embeddings with this model."""
+
+
+class SinkError(SigmaError, RuntimeError):
+    """What was to be delivered was not taken, or its receiver was not reached."""
 
 
 class RecordError(SigmaError, ValueError):

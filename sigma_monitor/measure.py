@@ -14,7 +14,7 @@ from torch import Tensor
 from sigma_monitor.errors import ZeroTraceError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.probing import Rows
-from sigma_monitor.snapshot import FLOORED, UNCENTRED_PREFIX, WATCHED
+from sigma_monitor.snapshot import FLOORED, SHARES, UNCENTRED_PREFIX, WATCHED
 from sigma_monitor.spectrum import Gram, Method, SpectralSummary, summarize
 from sigma_monitor.spectrum.subspace import leading_directions
 
@@ -47,6 +47,13 @@ class Measured:
     def methods(self) -> dict[str, Method]:
         """The way each spectrum was found."""
         return {name: summary.method for name, summary in self.spectra.items()}
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """(48,) centred eigenvalues in the bins of `SHARES`, smaller ones in the first."""
+        shares = self.spectra[CENTRED].shares if self.spectra else np.empty(0)
+        counts, _ = np.histogram(shares.clip(SHARES[0], SHARES[-1]), SHARES)
+        return tuple(counts.tolist())
 
     @property
     def log_rank_without(self) -> NDArray[np.float64] | None:

@@ -41,6 +41,7 @@ from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.quoting import Quoting
 from sigma_monitor.ranks import failed, from_main, is_main, meet
+from sigma_monitor.sinks import Sink
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
 from sigma_monitor.stop import OnResume, StopRule
@@ -128,6 +129,7 @@ class SigmaMonitor:
         failures: Checks that raised, and calls of `step` with a step that is none.
         observed: The latest observations, which the callback of a host takes out and logs.
         between_runs: Set by the callback of a host outside its training: `observe` does nothing.
+        trackers: Sinks of the host's trackers, which `"default"` stands for too; None: W&B's.
         revision: Grows whenever `state_dict()` changes in `step`.
 
     Raises:
@@ -201,6 +203,7 @@ class SigmaMonitor:
         self.stop_on_collapse = stop_on_collapse
         self.on_resume = on_resume
         self.sinks = chosen_sinks(sinks)
+        self.trackers: Sequence[Sink] | None = None
         self.output_dir = output_dir
         self.name = name
         self.enabled = enabled
@@ -437,22 +440,26 @@ class SigmaMonitor:
         What is measured later goes on in the same record, and is to be closed anew.
         """
         if self._open_outlet is not None:
-            self._write_end()
-            self._open_outlet.close()
+            self._note_end()
+            self._open_outlet.close(self._outcome())
             self._open_outlet = None
         self._closed = True
 
-    def _write_end(self) -> None:
+    def _note_end(self) -> None:
         if self._watch is not None and self._has_baseline:
             present = self._watch.latest_as_baselines()
             if present["layers"].keys() == self._watch.layers.keys():
                 self.note(END, fingerprint=self._fingerprint, baselines=present)
-        lost = self._outlet.lost
-        observed = {
+
+    def _outcome(self) -> dict[str, Any]:
+        return {
+            "status": self.status.name,
+            "stop_reason": self.stop_reason,
+            "checks": self.checks,
+            "failures": self.failures,
             "observations": self._observer.observations,
             "observation_failures": self._observer.failures,
         }
-        self.note("closed", checks=self.checks, failures=self.failures, lost=lost, **observed)
 
     def _start_clock(self, model: nn.Module) -> float:
         """Time at which a check begins, once device and ranks have done what training gave them."""
@@ -767,6 +774,7 @@ class SigmaMonitor:
                 "held_out": instrument.ready_probes.held_out,
             },
             generation={} if check.writing is None else check.writing.estimates,
+            spectra={layer: m.counts for layer, m in check.measured.items() if m.spectra},
         )
 
     def _note_failure(self, step: int, error: Exception) -> None:
@@ -840,7 +848,11 @@ class SigmaMonitor:
         """The sinks, opened at the first use: the callback learns late where they are to go."""
         if self._open_outlet is None:
             self._open_outlet = Outlet(
-                self.sinks, self.output_dir, name=self.name, afresh=self._afresh
+                self.sinks,
+                self.output_dir,
+                name=self.name,
+                afresh=self._afresh,
+                trackers=self.trackers,
             )
             self._afresh = False
         return self._open_outlet

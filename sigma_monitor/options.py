@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeGuard
 
+from sigma_monitor.alert import Alert
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.lineage import Reference
 from sigma_monitor.outlet import SinkSpec
+from sigma_monitor.sinks import FunctionSink, Sink
 from sigma_monitor.snapshot import is_plain_name
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
 from sigma_monitor.watch import LOSS_RULE, checked_limits
@@ -107,26 +109,36 @@ def whole_step(step: Any) -> int:
         ) from error
 
 
-def chosen_sinks(sinks: Sequence[SinkSpec] | None) -> tuple[SinkSpec, ...]:
+def chosen_sinks(sinks: Sequence[SinkSpec] | None) -> tuple[Sink | Literal["default"], ...]:
     """Where checks and alerts go.
 
     Args:
-        sinks: Sinks, and `"default"` for those that there are without this argument; None for
-            these alone.
+        sinks: Sinks, functions of an alert, and `"default"` for those that there are without this
+            argument; None for these alone.
 
     Raises:
-        InputError: On what is neither.
+        InputError: On what is none of these.
     """
     if sinks is None:
         return ("default",)
-    for sink in sinks:
-        known = all(hasattr(sink, name) for name in ("log", "alert", "close"))
-        if sink != "default" and not known:
-            raise InputError(
-                f'sinks={sinks!r}: pass a list of sinks, and "default" among them to keep the '
-                "record and the console. A function that logs goes into MetricsSink(function)."
-            )
-    return tuple(sinks)
+    return tuple(
+        FunctionSink(sink) if _is_function(sink) else _checked(sink, sinks) for sink in sinks
+    )
+
+
+def _is_function(sink: Any) -> TypeGuard[Callable[[Alert], Any]]:
+    return callable(sink) and not isinstance(sink, type) and not hasattr(sink, "alert")
+
+
+def _checked(sink: Any, sinks: Any) -> Any:
+    known = all(hasattr(sink, name) for name in ("log", "alert", "close"))
+    if isinstance(sinks, str) or not (known or sink == "default"):
+        raise InputError(
+            f'sinks={sinks!r}: pass a list of sinks, and "default" among them to keep the record '
+            "and the console. A function among them is called with every alert; one that logs "
+            "metrics goes into MetricsSink(function)."
+        )
+    return sink
 
 
 def reference_and_kind(

@@ -26,6 +26,7 @@ __all__ = [
     "REPEATED",
     "RESERVED",
     "SCHEMA",
+    "SHARES",
     "TEXT_RANK",
     "TURNED",
     "UNCENTRED_PREFIX",
@@ -58,6 +59,9 @@ REPEATED = "repeated_4gram_share"
 GROUP_UNIQUE = "group_unique"
 GROUP_DISTINCT_2 = "group_distinct_2"
 GROUP_RANK = "group_effective_rank"
+
+# Bins of `Snapshot.spectra`: four to a factor of ten.
+SHARES = tuple(10 ** (quarter / 4) for quarter in range(-48, 1))
 
 # Below `sigma/`, beside layers and what else is observed.
 RESERVED = (
@@ -101,6 +105,8 @@ class Snapshot:
     fingerprint: str  # of the probe set and the conventions; others are never compared
     conventions: Mapping[str, Any] = field(default_factory=dict)  # pooling, ridge, method, ...
     generation: Mapping[str, Estimate] = field(default_factory=dict)  # of what the model wrote
+    # layer -> eigenvalues of the centred rows with a share of the trace between two of `SHARES`
+    spectra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     monitor: str = NAME  # its name, in front of the names of metrics
     schema: int = SCHEMA
 
@@ -133,6 +139,7 @@ class Snapshot:
         body["generation"] = _packed(self.generation)
         body["ratios"] = {layer: jsonable(ratio) for layer, ratio in self.ratios.items()}
         body["conventions"] = dict(self.conventions)
+        body["spectra"] = {layer: list(counts) for layer, counts in self.spectra.items()}
         body["loss"] = None if self.loss is None else jsonable(self.loss)
         return body
 
@@ -150,6 +157,9 @@ class Snapshot:
             fields["layers"] = {layer: _unpacked(p) for layer, p in fields["layers"].items()}
             fields["generation"] = _unpacked(fields["generation"])
             fields["ratios"] = {layer: float(ratio) for layer, ratio in fields["ratios"].items()}
+            fields["spectra"] = {
+                layer: tuple(map(int, counts)) for layer, counts in fields["spectra"].items()
+            }
             fields["loss"] = None if fields["loss"] is None else float(fields["loss"])
             return cls(**fields)
 

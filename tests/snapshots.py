@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sigma_monitor import Alert, Estimate, Snapshot, Status
+from sigma_monitor.snapshot import Observation
 
 
 def snapshot(step: int = 10, **fields: Any) -> Snapshot:
@@ -31,6 +32,27 @@ def snapshot(step: int = 10, **fields: Any) -> Snapshot:
             "examples": 128,
             "fingerprint": "0123456789abcdef",
             "conventions": {"pooling": "tokens", "relative_ridge": 1e-3},
+            **fields,
+        }
+    )
+
+
+def observation(step: int = 10, **fields: Any) -> Observation:
+    """What was measured of a codebook."""
+    return Observation(
+        **{
+            "name": "codebook",
+            "step": step,
+            "number": 2,
+            "time": 1_700_000_000.25,
+            "status": Status.HEALTHY,
+            "estimates": {"effective_rank": Estimate(40.0, 35.0, 46.0, "sampling")},
+            "ratio": 0.97,
+            "alerted": False,
+            "rows": 1000,
+            "features": 64,
+            "seconds": 0.125,
+            "overhead": 0.0075,
             **fields,
         }
     )

@@ -33,9 +33,10 @@ def through_json(body):
     loss=st.none() | st.floats(),
     overhead=st.none() | st.floats(0, 1),
     status=st.sampled_from(Status),
+    spectra=st.dictionaries(st.text(), st.tuples(st.integers(0), st.integers(0))),
 )
-def test_a_snapshot_survives_json_with_infinities_and_nan(layers, ratios, loss, overhead, status):
-    before = snapshot(layers=layers, ratios=ratios, loss=loss, overhead=overhead, status=status)
+def test_a_snapshot_survives_json_with_infinities_and_nan(**fields):
+    before = snapshot(**fields)
     after = Snapshot.from_dict(through_json(before.to_dict()))
     # By repr: NaN differs from itself, and −0.0 equals 0.0.
     assert repr(after) == repr(before)

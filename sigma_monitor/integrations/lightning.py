@@ -23,6 +23,7 @@ from sigma_monitor.integrations.shared import (
     new_metrics,
     note_undelivered,
 )
+from sigma_monitor.integrations.trackers import lightning_trackers
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import Probe, ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
@@ -151,6 +152,7 @@ class SigmaLightningCallback(_Callback):
         self._model = _watched(pl_module, monitor.instrument.probe)
         monitor.instrument.call_within(trainer.precision_plugin.forward_context)
         monitor.output_dir = self._output_dir or trainer.log_dir or trainer.default_root_dir
+        monitor.trackers = lightning_trackers(trainer.loggers, monitor.name)
         monitor.probes = self._chosen_probes
         monitor.cadence.max_steps = self._max_steps or _expected_steps(trainer, pl_module)
         monitor.cadence.logging_steps = trainer.log_every_n_steps

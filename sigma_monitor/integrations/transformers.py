@@ -28,12 +28,11 @@ from sigma_monitor.integrations.shared import (
     new_metrics,
     note_undelivered,
 )
+from sigma_monitor.integrations.trackers import transformers_trackers
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
 from sigma_monitor.probing.guard import frozen_generators
 from sigma_monitor.probing.probe_set import is_map_style
-from sigma_monitor.ranks import is_main
-from sigma_monitor.sinks.wandb import bound_alert_retries
 from sigma_monitor.snapshot import NAME, Snapshot
 
 __all__ = ["STATE_KEY", "SigmaCallback"]
@@ -147,8 +146,9 @@ class SigmaCallback(TrainerCallback):
         self._metrics, self._told_unmeasured = {}, False
         self._saved, self._saved_revision = None, 0
         self._sought_probes = self._waiting = False
-        if "default" in monitor.sinks and "wandb" in _loggers(args) and is_main():
-            bound_alert_retries()
+        trainer = self._attached()
+        callbacks = [] if trainer is None else trainer.callback_handler.callbacks
+        monitor.trackers = transformers_trackers(_loggers(args), callbacks, monitor.name)
         saved = _kept_states(state).get(self.state_key)
         if goes_on(monitor, saved, state.global_step):
             self._saved = saved

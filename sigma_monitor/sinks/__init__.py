@@ -1,22 +1,37 @@
 """Where snapshots and alerts go.
 
-A sink is anything with `log(snapshot)`, `alert(alert)` and `close()`: see `base.Sink`. It may
-raise; `base.Isolated` keeps that from the training.
+A sink is anything with `log(metrics, step)`, `alert(alert)` and `close()`: see `base.Sink`. It may
+raise, hang and be slow; `isolated` and `courier` keep that from the training.
 """
 
-from sigma_monitor.sinks.base import Isolated, Sink
+from sigma_monitor.sinks.apprise import AppriseSink
+from sigma_monitor.sinks.base import Sink
 from sigma_monitor.sinks.console import ConsoleSink
+from sigma_monitor.sinks.courier import Courier
+from sigma_monitor.sinks.function import FunctionSink
+from sigma_monitor.sinks.isolated import Isolated
 from sigma_monitor.sinks.jsonl import JsonlSink, Record, read_record
 from sigma_monitor.sinks.metrics import MetricsSink
-from sigma_monitor.sinks.wandb import WandbAlertSink
+from sigma_monitor.sinks.mlflow import MlflowSink
+from sigma_monitor.sinks.tensorboard import TensorBoardSink
+from sigma_monitor.sinks.trackio import TrackioSink
+from sigma_monitor.sinks.wandb import WandbSink
+from sigma_monitor.sinks.webhook import WebhookSink
 
 __all__ = [
+    "AppriseSink",
     "ConsoleSink",
+    "Courier",
+    "FunctionSink",
     "Isolated",
     "JsonlSink",
     "MetricsSink",
+    "MlflowSink",
     "Record",
     "Sink",
-    "WandbAlertSink",
+    "TensorBoardSink",
+    "TrackioSink",
+    "WandbSink",
+    "WebhookSink",
     "read_record",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.snapshot import Snapshot
 
 __all__ = ["ConsoleSink"]
 
@@ -13,7 +13,9 @@ __all__ = ["ConsoleSink"]
 class ConsoleSink:
     """Writes alerts to standard error."""
 
-    def log(self, snapshot: Snapshot) -> None:
+    inline = True  # beside what the training prints
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Checks are not shown; loggers and the record have them."""
 
     def alert(self, alert: Alert) -> None:

@@ -35,13 +35,18 @@ class JsonlSink:
         afresh: Rename what lies there to `record-1.jsonl`, or the next number, at the first line.
     """
 
+    inline = True  # what the process has done is in the file, also when it is killed
+
     def __init__(self, path: str | os.PathLike[str], *, afresh: bool = False) -> None:
         self.path = Path(path)
         self._afresh = afresh
         self._file: IO[bytes] | None = None
         self._torn = True  # what the file ends with is unknown until it was opened
 
-    def log(self, snapshot: Snapshot) -> None:
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Nothing: `check` and `observe` have all of it."""
+
+    def check(self, snapshot: Snapshot) -> None:
         """Append a line of type `check`."""
         self._append("check", snapshot.to_dict())
 

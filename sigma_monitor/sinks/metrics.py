@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.snapshot import Observation, Snapshot
 
 __all__ = ["MetricsSink"]
 
@@ -23,16 +22,14 @@ class MetricsSink:
         SigmaMonitor(probes, sinks=["default", MetricsSink(accelerator.log)])
     """
 
+    inline = True  # trackers want the steps of one thread, in order
+
     def __init__(self, log: Callable[..., Any]) -> None:
         self._log = log
 
-    def log(self, snapshot: Snapshot) -> None:
-        """One call, at the step of the check."""
-        self._log(snapshot.metrics(), step=snapshot.step)
-
-    def observe(self, observation: Observation) -> None:
-        """One call, at the step of the observation."""
-        self._log(observation.metrics(), step=observation.step)
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """One call, at the step of the check or observation."""
+        self._log(dict(metrics), step=step)
 
     def alert(self, alert: Alert) -> None:
         """Nothing: `sigma/alert` and `sigma/status` are among the metrics."""

@@ -1,91 +1,175 @@
-"""Alerts of a live W&B run. Metrics reach W&B through the host's own logger."""
+"""What a W&B run shows of the monitor: spectra, alerts, settings, outcome and tags.
+
+Metrics reach the run through the logger of the host, or, where there is none, through here.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sigma_monitor.alert import Alert
-from sigma_monitor.snapshot import Snapshot
+from sigma_monitor.sinks.base import is_news
+from sigma_monitor.sinks.wandb_alert import send_alert
+from sigma_monitor.snapshot import NAME, SHARES, Observation, Snapshot, metric_name
 
-__all__ = ["RETRY_VARIABLE", "WandbAlertSink", "bound_alert_retries"]
+__all__ = ["WandbSink"]
 
-_logger = logging.getLogger("sigma_monitor")
-
-# wandb sends alerts in line with everything else. While their endpoint answers 500, rows logged
-# later are held back and finish() waits for 15 minutes, unless the retries are bounded.
-RETRY_VARIABLE = "WANDB_X_GRAPHQL_RETRY_MAX"
-_MOST_RETRIES = 5
-
-_LEVELS = {"info": "INFO", "warn": "WARN", "error": "ERROR"}
-_NOT_SENT = ("BASELINE",)
+_COLLAPSED = "sigma-collapsed"  # tag
+_LOG_SHARES = np.log10(SHARES)
 
 
-def bound_alert_retries() -> None:
-    """Bound wandb's retries before a run begins, and say so; nothing when the user has set them."""
-    if RETRY_VARIABLE not in os.environ and _live_run() is None and _bound_settings():
-        os.environ[RETRY_VARIABLE] = "1"
-        _logger.warning(
-            "sigma_monitor: %s=1 was set, so that an alert that W&B cannot take delays the end of "
-            "the run by seconds instead of 15 minutes. Set it yourself to choose another bound.",
-            RETRY_VARIABLE,
-        )
+class WandbSink:
+    """Writes into the W&B run that is live in this process, if any, or into the one given.
 
+    At every check a histogram of the spectrum; at an alert a chart of the spectrum at the baseline
+    and now, and the alert itself; the settings in the run's configuration, the outcome in its
+    summary, and a tag once it has collapsed. Nothing in a disabled run.
 
-def _bound_settings() -> bool:
-    """Bound the settings wandb has read already; False when the user has set them."""
-    setup = getattr(sys.modules.get("wandb"), "setup", None)
-    if setup is None:
-        return True
-    settings = setup().settings
-    if getattr(settings, "x_graphql_retry_max", None) is not None:
-        return False
-    if hasattr(settings, "x_graphql_retry_max"):
-        settings.x_graphql_retry_max = 1
-    return True
+    Args:
+        run: What `wandb.init` returned; None for the one that is live.
+        metrics: Whether to log the metrics too: for a loop of your own that has no other way.
+        step_metric: Name of the axis of the host's rows, such as `train/global_step`. Without one
+            it is `<name>/step`, and values join the row that the run is about to write.
+        name: Of the monitor, in front of what is written.
+    """
 
+    def __init__(
+        self,
+        run: Any = None,
+        *,
+        metrics: bool = False,
+        step_metric: str | None = None,
+        name: str = NAME,
+    ) -> None:
+        self._given = run
+        self._seen: Any = None  # the last live run: an alert may come later than its end
+        self._with_metrics = metrics
+        self._host_axis = step_metric
+        self._name = name
+        self._axis = step_metric or f"{name}/step"
+        self._defined: set[str] = set()
+        self._baseline: Mapping[str, tuple[int, ...]] = {}  # spectra
+        self._latest: Mapping[str, tuple[int, ...]] = {}
+        self._shown: Alert | None = None  # the latest; one that could not be sent comes again
 
-class WandbAlertSink:
-    """Sends alerts to the W&B run that is live in this process, if any."""
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """One row, where metrics were asked for."""
+        if self._with_metrics:
+            self._write(dict(metrics), step)
 
-    def __init__(self) -> None:
-        self._warned = False
+    def check(self, snapshot: Snapshot) -> None:
+        """One row: a histogram for every layer, and metrics where they were asked for."""
+        self._latest = snapshot.spectra
+        row: dict[str, Any] = snapshot.metrics() if self._with_metrics else {}
+        self._write(row, snapshot.step, snapshot.spectra)
 
-    def log(self, snapshot: Snapshot) -> None:
-        """Nothing: the host's logger has the metrics."""
+    def observe(self, observation: Observation) -> None:
+        """One row, where metrics were asked for."""
+        self.log(observation.metrics(), observation.step)
 
     def alert(self, alert: Alert) -> None:
-        """`run.alert` with a constant title; the text carries the step, for late offline sync."""
-        run = _live_run()
-        if run is None or alert.kind in _NOT_SENT:
+        """Send it, and show what it is about; a baseline is shown alone.
+
+        Raises:
+            SinkError: When W&B does not take it.
+            requests.RequestException: When W&B is not reached, or answers with an error.
+        """
+        run = self._live()
+        if run is not None and alert is not self._shown:
+            self._show(run, alert)
+            self._shown = alert
+        if is_news(alert) and self._seen is not None:
+            send_alert(self._seen, alert)
+
+    def note(self, event: str, details: Mapping[str, Any]) -> None:
+        """The settings of a run that begins, the outcome of one that ends."""
+        run = self._live()
+        if run is None:
             return
-        self._warn_unbounded(run)
-        # wait_duration merges alerts of one title on the server; ours are already one per episode.
-        run.alert(
-            title=alert.title,
-            text=f"{alert.text}\n{alert.advice}".strip(),
-            level=_LEVELS[alert.severity],
-            wait_duration=60,
-        )
+        if event == "started":
+            settings = {f"{self._name}_monitor": dict(details)}
+            run.config.update(settings, allow_val_change=True)
+        elif event == "closed":
+            outcome = {key: details.get(key) for key in ("status", "stop_reason")}
+            run.summary.update({f"{self._name}/{key}": value for key, value in outcome.items()})
 
     def close(self) -> None:
         """Nothing is held; the run belongs to the user."""
 
-    def _warn_unbounded(self, run: Any) -> None:
-        if self._warned or getattr(run, "offline", False):
+    def _live(self) -> Any:
+        """The run, where it takes anything."""
+        run = self._given or getattr(sys.modules.get("wandb"), "run", None)
+        if run is None or run.disabled:
+            return None
+        self._seen = run
+        return run
+
+    def _write(
+        self,
+        row: dict[str, Any],
+        step: int,
+        spectra: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        run = self._live()
+        if run is None:
             return
-        self._warned = True
-        retries = getattr(run.settings, "x_graphql_retry_max", None)
-        if retries is None or retries > _MOST_RETRIES:
-            _logger.warning(
-                "sigma_monitor: an alert is sent to W&B with unbounded retries: if its endpoint "
-                "fails, wandb.finish() can wait for 15 minutes. Set %s=1 before wandb.init.",
-                RETRY_VARIABLE,
-            )
+        import wandb
+
+        for layer, counts in (spectra or {}).items():
+            key = f"{self._name}/{metric_name(layer)}/spectrum"
+            row[key] = wandb.Histogram(np_histogram=(np.asarray(counts), _LOG_SHARES))
+        if not row:
+            return
+        # By exact name: of patterns that overlap W&B takes any, and the hosts define "*".
+        for name in row.keys() - self._defined:
+            run.define_metric(name, step_metric=self._axis)
+            self._defined.add(name)
+        row[self._axis] = step
+        # A host's rows have its axis in them and no step. Any other training logs as it likes: what
+        # joins the present row ends no row of its, and moves no step.
+        if self._host_axis is not None or run.settings.mode == "shared":
+            run.log(row)
+        else:
+            run.log(row, step=run.step)
+
+    def _show(self, run: Any, alert: Alert) -> None:
+        """In the summary, the tags, and a chart."""
+        if alert.kind == "BASELINE":
+            self._baseline = self._latest
+            if alert.baseline is not None:
+                layer = "" if alert.layer is None else f"/{metric_name(alert.layer)}"
+                run.summary[f"{self._name}{layer}/baseline"] = alert.baseline
+            return
+        if alert.severity == "info":
+            return
+        if run.summary.get(f"{self._name}/first_alert_step") is None:
+            run.summary[f"{self._name}/first_alert_step"] = alert.step
+        if alert.kind == "COLLAPSED" and _COLLAPSED not in (run.tags or ()):
+            run.tags = (*(run.tags or ()), _COLLAPSED)
+        if alert.layer is not None and alert.layer in self._latest:
+            key = f"{self._name}/{metric_name(alert.layer)}/spectrum_at_alert"
+            self._write({key: self._chart(alert)}, alert.step)
+
+    def _chart(self, alert: Alert) -> Any:
+        import wandb
+
+        assert alert.layer is not None
+        known = {f"step {alert.step}": self._latest, "baseline": self._baseline}
+        curves = {name: of[alert.layer] for name, of in known.items() if alert.layer in of}
+        return wandb.plot.line_series(
+            xs=_LOG_SHARES[:-1].tolist(),
+            ys=[_above(counts) for counts in curves.values()],
+            keys=list(curves),
+            title=f"{alert.layer}: eigenvalues with a larger share of the trace",
+            xname="log10 of the share",
+        )
 
 
-def _live_run() -> Any:
-    wandb = sys.modules.get("wandb")
-    return getattr(wandb, "run", None)
+def _above(counts: tuple[int, ...]) -> list[int]:
+    """How many eigenvalues lie in each bin or above it."""
+    found: list[int] = np.cumsum(counts[::-1])[::-1].tolist()
+    return found

@@ -114,6 +114,18 @@ class SpectralSummary:
     randomized: Randomized | None = field(default=None, repr=False)  # randomised way
 
     @property
+    def shares(self) -> NDArray[np.float64]:
+        """(r,) eigenvalues as shares of the trace, descending.
+
+        By the randomised way there are d of them, those that its quadrature implies.
+        """
+        if self.eigenvalues is not None:
+            shares: NDArray[np.float64] = self.eigenvalues / self.eigenvalues.sum()
+            return shares
+        assert self.randomized is not None
+        return self.randomized.sounding.measure.eigenvalues()
+
+    @property
     def fingerprint(self) -> str:
         """Of shape, conventions, method and test vectors; others do not compare.
 

@@ -35,15 +35,15 @@ def record(tmp_path):
     sink.note("started", {"step": 0})
     values = series(0.6)
     for i in range(50):
-        sink.log(measured(10 * i, values[i], 30.0))
+        sink.check(measured(10 * i, values[i], 30.0))
     for i in range(40, 55):  # the lost stretch, as it was before the kill
-        sink.log(measured(10 * i, 1.0, 1.0))
+        sink.check(measured(10 * i, 1.0, 1.0))
     sink.close()
     path.write_bytes(path.read_bytes() + b'{"type": "check", "sch')
     sink.note("resumed", {"step": 400})
     sink.alert(alert())
     for i in range(40, CHECKS):
-        sink.log(measured(10 * i, values[i], 30.0))
+        sink.check(measured(10 * i, values[i], 30.0))
     sink.close()
     return path
 
@@ -79,7 +79,7 @@ def test_checks_of_a_record_that_measured_nothing_are_told(tmp_path):
     sink = JsonlSink(path)
     for i in range(40):
         rank = None if i in (10, 20) else 40.0
-        sink.log(measured(i, rank, finite=0.5 if i == 10 else 1.0))
+        sink.check(measured(i, rank, finite=0.5 if i == 10 else 1.0))
     sink.close()
     for log in (False, True):
         replay = replay_file(path, log=log)
@@ -92,7 +92,7 @@ def test_a_key_that_some_checks_lack_is_of_the_others(tmp_path):
     sink = JsonlSink(path)
     for i in range(40):
         more = {"subspace_drift": Estimate.exact(0.1)} if i >= 10 else {}
-        sink.log(measured(i, 40.0, **more))
+        sink.check(measured(i, 40.0, **more))
     sink.close()
     assert replay_file(path, "subspace_drift").checks == 30
 

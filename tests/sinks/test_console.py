@@ -30,7 +30,7 @@ def test_an_alert_is_one_line_and_its_advice_another(sink, capsys):
 
 
 def test_checks_are_not_shown(sink, capsys):
-    sink.log(snapshot(alerted=True))
+    sink.log(snapshot(alerted=True).metrics(), 10)
     sink.close()
     sink.close()
     assert capsys.readouterr() == ("", "")

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from sigma_monitor.sinks import Isolated
-from tests.snapshots import alert, snapshot
+from tests.snapshots import alert, observation, snapshot
 
 
 class Patchy:
@@ -15,8 +15,8 @@ class Patchy:
         self.bad, self.close_fails = set(bad), close_fails
         self.calls, self.kept, self.closed = 0, [], 0
 
-    def log(self, snapshot):
-        self._take(snapshot.step)
+    def log(self, metrics, step):
+        self._take(step)
 
     def alert(self, alert):
         self._take(alert.kind)
@@ -47,7 +47,7 @@ def messages(caplog):
 def test_everything_is_delivered_in_order_and_nothing_said(messages):
     sink = Noting()
     isolated = Isolated(sink)
-    isolated.log(snapshot(1))
+    isolated.check(snapshot(1))
     isolated.alert(alert("WARNING"))
     isolated.note("closed", {"checks": 1})
     isolated.close()
@@ -59,7 +59,7 @@ def test_everything_is_delivered_in_order_and_nothing_said(messages):
 def test_a_failure_is_reported_once_and_every_one_counted(messages):
     isolated = Isolated(Patchy({0, 2, 4, 6}))
     for step in range(8):
-        isolated.log(snapshot(step))
+        isolated.check(snapshot(step))
     assert isolated.lost == 4
     assert isolated.sink.kept == [1, 3, 5, 7]
     assert len(messages()) == 1
@@ -70,7 +70,7 @@ def test_three_failures_in_a_row_disable_and_what_follows_is_counted(messages):
     sink = Patchy({0, 1, 2})
     isolated = Isolated(sink)
     for step in range(10):
-        isolated.log(snapshot(step))
+        isolated.check(snapshot(step))
         assert isolated.disabled is (step >= 2)
     isolated.alert(alert())
     assert sink.calls == 3
@@ -81,14 +81,14 @@ def test_three_failures_in_a_row_disable_and_what_follows_is_counted(messages):
 def test_a_success_begins_the_count_anew():
     isolated = Isolated(Patchy({0, 1, 3, 4, 6, 7}))
     for step in range(9):
-        isolated.log(snapshot(step))
+        isolated.check(snapshot(step))
     assert not isolated.disabled
     assert isolated.lost == 6
 
 
 def test_alerts_snapshots_and_notes_share_one_count():
     isolated = Isolated(Noting({0, 1, 2}))
-    isolated.log(snapshot())
+    isolated.check(snapshot())
     isolated.alert(alert())
     isolated.note("failed", {})
     assert isolated.disabled
@@ -103,7 +103,7 @@ def test_a_sink_without_notes_is_not_asked_and_loses_nothing():
 def test_close_never_raises_and_says_what_was_lost(messages):
     isolated = Isolated(Patchy({0, 1, 2}, close_fails=True))
     for step in range(5):
-        isolated.log(snapshot(step))
+        isolated.check(snapshot(step))
     isolated.close()
     isolated.close()
     assert isolated.sink.closed == 2  # disabled or not, it may hold something
@@ -118,8 +118,53 @@ def test_a_failing_close_alone_is_reported(messages):
 
 def test_an_interrupt_is_not_swallowed():
     class Interrupted(Patchy):
-        def log(self, snapshot):
+        def log(self, metrics, step):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Isolated(Interrupted()).log(snapshot())
+        Isolated(Interrupted()).check(snapshot())
+
+
+class Whole(Patchy):
+    """Takes snapshots and observations rather than their metrics."""
+
+    def check(self, snapshot):
+        self._take(snapshot)
+
+    def observe(self, observation):
+        self._take(observation)
+
+
+def test_metrics_and_step_are_what_a_plain_sink_gets():
+    class Plain(Patchy):
+        def log(self, metrics, step):
+            self._take((metrics, step))
+
+    isolated = Isolated(Plain())
+    isolated.check(snapshot(7))
+    isolated.observe(observation(8))
+    assert isolated.sink.kept == [
+        (snapshot(7).metrics(), 7),
+        (observation(8).metrics(), 8),
+    ]
+
+
+def test_a_sink_that_takes_all_that_was_measured_gets_that_alone():
+    isolated = Isolated(Whole())
+    isolated.check(snapshot(7))
+    isolated.observe(observation(8))
+    assert isolated.sink.kept == [snapshot(7), observation(8)]
+
+
+def test_alerts_that_were_lost_can_be_taken_once():
+    isolated = Isolated(Patchy({0, 1, 2}))
+    isolated.check(snapshot())
+    for kind in ("WARNING", "COLLAPSED", "RECOVERED"):
+        isolated.alert(alert(kind))
+    lost = isolated.take_lost_alerts()
+    assert [(a.kind, reason) for a, reason in lost] == [
+        ("WARNING", "ConnectionResetError: service is gone"),
+        ("COLLAPSED", "ConnectionResetError: service is gone"),
+        ("RECOVERED", "disabled"),
+    ]
+    assert isolated.take_lost_alerts() == []

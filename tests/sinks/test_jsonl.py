@@ -25,7 +25,7 @@ def written(path, *steps):
     """A record of one check per step."""
     sink = JsonlSink(path)
     for step in steps:
-        sink.log(snapshot(step))
+        sink.check(snapshot(step))
     sink.close()
     return path.read_bytes()
 
@@ -37,7 +37,7 @@ def steps_of(record):
 def test_nothing_is_created_before_the_first_line(path):
     sink = JsonlSink(path)
     assert not path.parent.exists()
-    sink.log(snapshot())
+    sink.check(snapshot())
     assert path.exists()
 
 
@@ -45,9 +45,9 @@ def test_checks_alerts_and_events_are_read_back_as_written(path):
     checks = [snapshot(0, loss=math.nan), snapshot(10)]
     sink = JsonlSink(path)
     sink.note("started", {"step": 0})
-    sink.log(checks[0])
+    sink.check(checks[0])
     sink.alert(alert())
-    sink.log(checks[1])
+    sink.check(checks[1])
     sink.close()
     record = read_record(path)
     assert repr(record.snapshots) == repr(checks)  # by repr: NaN differs from itself
@@ -59,7 +59,7 @@ def test_checks_alerts_and_events_are_read_back_as_written(path):
 def test_every_line_is_strict_json_with_type_and_schema(path):
     sink = JsonlSink(path)
     sink.note("started", {})
-    sink.log(snapshot(loss=math.inf))
+    sink.check(snapshot(loss=math.inf))
     sink.alert(alert())
 
     def refuse(constant):
@@ -79,7 +79,7 @@ def test_an_alert_with_an_unbounded_interval_is_recorded(path):
 def test_lines_are_in_the_file_at_once(path):
     sink = JsonlSink(path)
     for count in range(1, 4):
-        sink.log(snapshot(count))
+        sink.check(snapshot(count))
         assert path.read_bytes().count(b"\n") == count
 
 
@@ -92,10 +92,10 @@ def test_a_record_is_continued_not_replaced(path):
 def test_closing_twice_and_writing_again_are_fine(path):
     sink = JsonlSink(path)
     sink.close()
-    sink.log(snapshot(0))
+    sink.check(snapshot(0))
     sink.close()
     sink.close()
-    sink.log(snapshot(10))
+    sink.check(snapshot(10))
     assert steps_of(read_record(path)) == [0, 10]
 
 
@@ -124,7 +124,7 @@ def test_checks_after_a_resume_supersede_those_it_repeats(path, resumed, expecte
     written(path, 0, 10, 20)
     sink = JsonlSink(path)
     for step in resumed:
-        sink.log(snapshot(step, check=99))
+        sink.check(snapshot(step, check=99))
     record = read_record(path)
     assert steps_of(record) == expected
     assert {s.step for s in record.snapshots if s.check == 99} == set(resumed)
@@ -133,7 +133,7 @@ def test_checks_after_a_resume_supersede_those_it_repeats(path, resumed, expecte
 def test_alerts_of_superseded_checks_go_with_them(path):
     sink = JsonlSink(path)
     for step in (0, 10, 20, 10, 20):
-        sink.log(snapshot(step))
+        sink.check(snapshot(step))
         sink.alert(alert(step=step))
     assert [kept["step"] for kept in read_record(path).alerts] == [0, 10, 20]
 
@@ -194,7 +194,7 @@ def test_an_empty_file_is_an_empty_record(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_a_line_of_brackets_without_end_is_torn(path):
-    JsonlSink(path).log(snapshot())
+    JsonlSink(path).check(snapshot())
     with path.open("a") as file:
         file.write("[" * 100_000 + "\n")
     record = read_record(path)
@@ -205,7 +205,7 @@ def test_a_full_disk_raises_each_time_and_close_does_not():
     sink = JsonlSink("/dev/full")
     for _ in range(3):
         with pytest.raises(OSError, match="No space left"):
-            sink.log(snapshot())
+            sink.check(snapshot())
     sink.close()
 
 
@@ -226,13 +226,13 @@ def room_for(size):
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_line_after_the_disk_had_room_again_is_whole(path, room, failures):
     sink = JsonlSink(path)
-    sink.log(snapshot(0))
+    sink.check(snapshot(0))
     with room_for(path.stat().st_size + room):
         for _ in range(failures):
             with pytest.raises(OSError, match=r"File too large|bytes were written"):
-                sink.log(snapshot(10))
-    sink.log(snapshot(20))
-    sink.log(snapshot(30))
+                sink.check(snapshot(10))
+    sink.check(snapshot(20))
+    sink.check(snapshot(30))
     record = read_record(path)
     assert steps_of(record) == [0, 20, 30]
     assert record.torn_lines == ([2] if room else [])
@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_made_raises_and_works_once_it_can(tmp_path):
     blocked.write_text("a file where the folder should be")
     sink = JsonlSink(blocked / "record.jsonl")
     with pytest.raises(OSError, match="run"):
-        sink.log(snapshot(0))
+        sink.check(snapshot(0))
     blocked.unlink()
-    sink.log(snapshot(10))
+    sink.check(snapshot(10))
     assert steps_of(read_record(blocked / "record.jsonl")) == [10]

@@ -73,7 +73,7 @@ def test_titles_are_short_and_constant_per_kind(wandb, kind):
 def test_a_baseline_and_checks_are_not_sent(wandb):
     sink = WandbAlertSink()
     sink.alert(alert("BASELINE", "info"))
-    sink.log(snapshot(alerted=True))
+    sink.log(snapshot(alerted=True).metrics(), 10)
     sink.close()
     assert wandb.run.alerts == []
 

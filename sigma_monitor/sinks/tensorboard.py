@@ -1,0 +1,74 @@
+"""Bands, spectra and alerts, and where wanted metrics, in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sigma_monitor.alert import Alert
+from sigma_monitor.sinks.base import is_news
+from sigma_monitor.snapshot import NAME
+
+__all__ = ["TensorBoardSink"]
+
+
+class TensorBoardSink:
+    """Writes with a `SummaryWriter`.
+
+    Every functional with an interval gets a chart with its band, under "custom scalars"; alerts are
+    texts.
+
+    Args:
+        writer: A `SummaryWriter`, or a function that gives the one that is open, or None.
+        metrics: Whether to write the metrics too: not where a host's logger does.
+        prefix: Which that logger puts in front of the names of metrics, such as `train/`.
+        name: Of the monitor.
+    """
+
+    def __init__(
+        self,
+        writer: Any | Callable[[], Any],
+        *,
+        metrics: bool = True,
+        prefix: str = "",
+        name: str = NAME,
+    ) -> None:
+        self._writer = writer if callable(writer) else lambda: writer
+        self._with_metrics = metrics
+        self._prefix = prefix
+        self._name = name
+        self._bands: set[str] = set()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """A point of every metric, where they were asked for, and the layout of their bands."""
+        writer = self._writer()
+        if writer is None:
+            return
+        if self._with_metrics:
+            for name, value in metrics.items():
+                writer.add_scalar(self._prefix + name, value, step)
+        self._lay_out(writer, metrics)
+
+    def alert(self, alert: Alert) -> None:
+        """A text; all but baselines."""
+        writer = self._writer()
+        if writer is not None and is_news(alert):
+            text = f"**{alert.title}**\n\n{alert.text}\n\n{alert.advice}".strip()
+            writer.add_text(f"{self._name}/alerts", text, alert.step)
+            writer.flush()
+
+    def close(self) -> None:
+        """Write what waits; the writer belongs to the user."""
+        writer = self._writer()
+        if writer is not None:
+            writer.flush()
+
+    def _lay_out(self, writer: Any, metrics: Mapping[str, float]) -> None:
+        bands = {name for name in metrics if f"{name}_low" in metrics} | self._bands
+        if bands != self._bands:
+            self._bands = bands
+            charts = {}
+            for name in sorted(bands):
+                tag = self._prefix + name
+                charts[name] = ["Margin", [tag, f"{tag}_low", f"{tag}_high"]]
+            writer.add_custom_scalars({self._name: charts})

@@ -1,0 +1,46 @@
+"""Alerts, and where wanted metrics, of the trackio run that is active."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sigma_monitor.alert import Alert
+from sigma_monitor.sinks.base import is_news
+
+__all__ = ["TrackioSink"]
+
+
+class TrackioSink:
+    """Writes into the trackio run that is active in the training's thread, if any.
+
+    Args:
+        metrics: Whether to log the metrics too: for a loop of your own that has no other way.
+    """
+
+    def __init__(self, *, metrics: bool = False) -> None:
+        self._with_metrics = metrics
+        self._run: Any = None
+
+    def bind(self) -> None:
+        """Find the run: trackio keeps it by context, so that another thread has none."""
+        trackio = sys.modules.get("trackio")
+        run = None if trackio is None else trackio.context_vars.current_run.get()
+        self._run = run or self._run
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """One row, where metrics were asked for."""
+        if self._with_metrics and self._run is not None:
+            self._run.log(dict(metrics), step=step)
+
+    def alert(self, alert: Alert) -> None:
+        """One alert; all but baselines."""
+        if is_news(alert) and self._run is not None:
+            from trackio import AlertLevel
+
+            text = f"{alert.text}\n{alert.advice}".strip()
+            self._run.alert(title=alert.title, text=text, level=AlertLevel(alert.severity))
+
+    def close(self) -> None:
+        """Nothing is held; the run belongs to the user."""

@@ -1,0 +1,174 @@
+"""Delivery off the training's thread."""
+
+import logging
+import threading
+import time
+
+import pytest
+
+from sigma_monitor.sinks import Courier
+from sigma_monitor.sinks.courier import _ROOM
+from tests.snapshots import alert, snapshot
+
+SOON = 10.0  # seconds in which a thread surely gets somewhere
+
+
+class Scripted:
+    """Fails at the calls (from 0) in `bad`, waits in those in `hanging` until it is let go."""
+
+    def __init__(self, bad=(), hanging=()):
+        self.bad, self.hanging = set(bad), set(hanging)
+        self.calls, self.kept, self.closed = 0, [], 0
+        self.threads = set()
+        self.at_rest = threading.Event()  # hangs now
+        self.let_go = threading.Event()
+
+    def log(self, metrics, step):
+        self._take(step)
+
+    def alert(self, alert):
+        self._take(alert.kind)
+
+    def close(self):
+        self.closed += 1
+
+    def _take(self, thing):
+        self.threads.add(threading.get_ident())
+        self.calls += 1
+        if self.calls - 1 in self.hanging:
+            self.at_rest.set()
+            assert self.let_go.wait(60)
+        if self.calls - 1 in self.bad:
+            raise ConnectionResetError("service is gone")
+        self.kept.append(thing)
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 0.001)
+
+
+@pytest.fixture
+def messages(caplog):
+    caplog.set_level(logging.INFO, "sigma_monitor")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def served(sink, calls):
+    """A courier whose thread has made so many calls."""
+    end = time.monotonic() + SOON
+    while sink.calls < calls:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_everything_arrives_in_order_on_one_other_thread(messages):
+    sink = Scripted()
+    courier = Courier(sink)
+    for step in range(50):
+        courier.check(snapshot(step))
+    courier.alert(alert("WARNING"))
+    courier.close()
+    assert sink.kept == [*range(50), "WARNING"]
+    assert threading.get_ident() not in sink.threads
+    assert len(sink.threads) == 1
+    assert (courier.lost, courier.disabled, sink.closed) == (0, False, 1)
+    assert messages() == []
+
+
+def test_a_call_that_fails_is_made_again_and_nothing_is_lost(messages):
+    sink = Scripted(bad={0, 1, 2})
+    courier = Courier(sink)
+    courier.alert(alert("WARNING"))
+    served(sink, 4)
+    courier.close()
+    assert (sink.kept, courier.lost, messages()) == (["WARNING"], 0, [])
+
+
+def test_a_call_that_fails_for_good_is_lost_and_the_next_one_arrives():
+    sink = Scripted(bad=range(4))
+    courier = Courier(sink)
+    courier.alert(alert("WARNING"))
+    courier.alert(alert("COLLAPSED"))
+    served(sink, 5)
+    courier.close()
+    assert (sink.kept, courier.lost) == (["COLLAPSED"], 1)
+    assert [lost.kind for lost, _ in courier.take_lost_alerts()] == ["WARNING"]
+
+
+def test_three_calls_that_fail_for_good_disable(messages):
+    sink = Scripted(bad=range(1000))
+    courier = Courier(sink)
+    for step in range(10):
+        courier.check(snapshot(step))
+    served(sink, 12)
+    courier.close()
+    assert (sink.calls, courier.lost, courier.disabled) == (12, 10, True)
+    said = messages()
+    assert sum("disabled after 3" in text for text in said) == 1
+    assert sum("service is gone" in text for text in said) == 1
+    assert "lost 10 calls" in said[-1]
+
+
+def test_a_sink_that_hangs_costs_the_caller_nothing_and_loses_what_does_not_fit(messages):
+    sink = Scripted(hanging={0})
+    courier = Courier(sink)
+    courier.check(snapshot(0))
+    assert sink.at_rest.wait(SOON)
+    for step in range(_ROOM + 5):
+        courier.check(snapshot(step))
+    assert courier.lost == 5
+    courier.alert(alert("COLLAPSED"))  # there is room left for alerts
+    assert courier.lost == 5
+    assert sum("calls are waiting" in text for text in messages()) == 1
+    sink.let_go.set()
+    courier.close()
+    assert sink.kept[-1] == "COLLAPSED"
+
+
+def test_close_does_not_wait_for_a_sink_that_hangs_and_counts_what_it_left(messages):
+    sink = Scripted(hanging={1})
+    courier = Courier(sink)
+    courier.check(snapshot(0))
+    courier.alert(alert("WARNING"))
+    courier.alert(alert("COLLAPSED"))
+    assert sink.at_rest.wait(SOON)
+    courier.close(time.monotonic() + 0.05)
+    assert courier.lost == 2
+    assert [lost.kind for lost, _ in courier.take_lost_alerts()] == ["WARNING", "COLLAPSED"]
+    assert any("before the run ended" in text for text in messages())
+    sink.let_go.set()
+
+
+def test_closing_cuts_the_waits_between_attempts_short(monkeypatch):
+    monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 60.0)
+    sink = Scripted(bad=range(1000))
+    courier = Courier(sink)
+    courier.alert(alert("WARNING"))
+    served(sink, 1)
+    started = time.monotonic()
+    courier.close(started + 50)
+    assert time.monotonic() - started < SOON
+    assert courier.lost == 1
+
+
+def test_a_sink_that_hangs_in_close_is_not_waited_for():
+    class Hanging(Scripted):
+        def close(self):
+            self.let_go.wait(60)
+
+    sink = Hanging()
+    courier = Courier(sink)
+    started = time.monotonic()
+    courier.close(started + 0.05)
+    assert time.monotonic() - started < SOON
+    sink.let_go.set()
+
+
+def test_closing_twice_is_fine():
+    sink = Scripted()
+    courier = Courier(sink)
+    courier.check(snapshot(0))
+    courier.close()
+    courier.close()
+    assert sink.closed == 1
