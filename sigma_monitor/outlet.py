@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from sigma_monitor.alert import Alert
 from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
-from sigma_monitor.sinks.base import is_inline
+from sigma_monitor.sinks.base import is_inline, parts
 from sigma_monitor.sinks.courier import Courier
 from sigma_monitor.sinks.isolated import Isolated
 from sigma_monitor.snapshot import NAME, Observation, Snapshot
@@ -50,12 +50,15 @@ class Outlet:
         default: list[Sink] = [ConsoleSink()]
         if output_dir is not None:
             default.insert(0, JsonlSink(Path(output_dir) / name / _FILE, afresh=afresh))
-        trackers = [WandbSink(name=name)] if trackers is None else trackers
-        default += [sink for sink in trackers if type(sink) not in map(type, sinks)]
-        self._sinks: list[Isolated] = []
+        if trackers is None:
+            trackers = [WandbSink(name=name)]
+        chosen: list[Sink] = []
         for spec in sinks if is_main() else ():
-            chosen = default if isinstance(spec, str) else [spec]
-            self._sinks += [Isolated(s) if is_inline(s) else Courier(s) for s in chosen]
+            chosen += default if isinstance(spec, str) else [spec]
+        if is_main() and "default" in sinks:  # last: they may join rows that the others write
+            chosen += [sink for sink in trackers if type(sink) not in map(type, sinks)]
+        served = [part for sink in chosen for part in parts(sink)]
+        self._sinks = [Isolated(sink) if is_inline(sink) else Courier(sink) for sink in served]
         # Also when the interpreter ends, as on a signal whose handler raises SystemExit.
         self._end = weakref.finalize(self, _interrupt, self._sinks, os.getpid())
 

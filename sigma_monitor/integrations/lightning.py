@@ -106,6 +106,7 @@ class SigmaLightningCallback(_Callback):
         self._max_steps = self.monitor.cadence.max_steps
         self._chosen_probes = probes
         self._model: nn.Module | None = None  # that is watched, during a run
+        self._logger_step = 0  # of the present check
         self._judged_revision = 0  # of the monitor, when a stop was last agreed on
         self._restored: dict[str, Any] | None = None  # by the checkpoint of this run
         kind = type(self).__qualname__ + ("" if self._name == NAME else f":{self._name}")
@@ -152,7 +153,9 @@ class SigmaLightningCallback(_Callback):
         self._model = _watched(pl_module, monitor.instrument.probe)
         monitor.instrument.call_within(trainer.precision_plugin.forward_context)
         monitor.output_dir = self._output_dir or trainer.log_dir or trainer.default_root_dir
-        monitor.trackers = lightning_trackers(trainer.loggers, monitor.name)
+        monitor.trackers = lightning_trackers(
+            trainer.loggers, monitor.name, lambda: self._logger_step
+        )
         monitor.probes = self._chosen_probes
         monitor.cadence.max_steps = self._max_steps or _expected_steps(trainer, pl_module)
         monitor.cadence.logging_steps = trainer.log_every_n_steps
@@ -199,6 +202,7 @@ class SigmaLightningCallback(_Callback):
             self._check(trainer, _logger_step(trainer) - 1)  # counted on since the last batch
 
     def _check(self, trainer: Any, logger_step: int) -> None:
+        self._logger_step = logger_step
         assert self._model is not None
         snapshot = None
         if self.monitor.probes is not None:  # or rows that are observed are all there is

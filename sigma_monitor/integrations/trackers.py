@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sigma_monitor.sinks import MlflowSink, Sink, TensorBoardSink, TrackioSink, WandbSink
@@ -31,11 +31,20 @@ def transformers_trackers(names: Iterable[str], callbacks: Iterable[Any], name: 
     return sinks
 
 
-def lightning_trackers(loggers: Iterable[Any], name: str) -> list[Sink]:
-    """Beside the loggers of a Lightning Trainer, which get the metrics."""
+def lightning_trackers(
+    loggers: Iterable[Any], name: str, logger_step: Callable[[], int]
+) -> list[Sink]:
+    """Beside the loggers of a Lightning Trainer, which get the metrics.
+
+    Args:
+        loggers: Of the Trainer.
+        name: Of the monitor.
+        logger_step: At which the metrics of the present check are logged.
+    """
     by_kind = {type(logger).__name__: logger for logger in loggers}
     axis = "trainer/global_step" if "WandbLogger" in by_kind else None
-    sinks: list[Sink] = [WandbSink(step_metric=axis, name=name)]
+    host_step = None if axis is None else logger_step
+    sinks: list[Sink] = [WandbSink(step_metric=axis, host_step=host_step, name=name)]
     if "MLFlowLogger" in by_kind:
         sinks.append(MlflowSink(by_kind["MLFlowLogger"].run_id, name=name))
     if "TensorBoardLogger" in by_kind:

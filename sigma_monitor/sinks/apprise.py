@@ -27,6 +27,8 @@ class AppriseSink:
         InputError: On a URL that apprise cannot read, or none.
     """
 
+    alerts_only = True
+
     def __init__(self, *urls: str) -> None:
         try:
             import apprise

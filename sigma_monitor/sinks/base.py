@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sigma_monitor.alert import Alert
 
-__all__ = ["Sink", "is_inline", "is_news"]
+__all__ = ["Sink", "is_inline", "is_news", "parts"]
 
 
 class Sink(Protocol):
@@ -16,6 +16,8 @@ class Sink(Protocol):
     The methods are called from one thread that serves this sink alone, so that none of this
     reaches the training. A sink that has `inline = True` is called from the training's own thread
     instead: for what is quick and must come in order with what the training does there.
+
+    One with `alerts_only = True` gets no metrics, so that none are counted as lost.
 
     Three more are called where a sink has them: `check(snapshot)` with the `Snapshot` of a check
     and `observe(observation)` with the `Observation` of rows that the user handed over, each in
@@ -42,3 +44,9 @@ def is_news(alert: Alert) -> bool:
 def is_inline(sink: Any) -> bool:
     """Whether a sink asks to be called from the training's own thread."""
     return bool(getattr(sink, "inline", False))
+
+
+def parts(sink: Any) -> Sequence[Any]:
+    """The sinks that a sink consists of: itself, as a rule."""
+    of = getattr(sink, "parts", None)
+    return (sink,) if of is None else of()

@@ -18,6 +18,8 @@ class FunctionSink:
         function: Called as `function(alert)`, from a thread of its own.
     """
 
+    alerts_only = True
+
     def __init__(self, function: Callable[[Alert], Any]) -> None:
         self._function = function
 

@@ -34,12 +34,15 @@ class Isolated:
         self.lost = 0
         self._lost_alerts: list[tuple[Alert, str]] = []
         self.disabled = False
+        self._alerts_only = bool(getattr(sink, "alerts_only", False))
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
         self._reported = False
 
     def check(self, snapshot: Snapshot) -> None:
         """Deliver what a check measured, or count it as lost."""
+        if self._alerts_only:
+            return
         takes = getattr(self.sink, "check", None)
         if takes is None:
             self._deliver(self.sink.log, snapshot.metrics(), snapshot.step)
@@ -48,6 +51,8 @@ class Isolated:
 
     def observe(self, observation: Observation) -> None:
         """Deliver what was measured of observed rows, or count it as lost."""
+        if self._alerts_only:
+            return
         takes = getattr(self.sink, "observe", None)
         if takes is None:
             self._deliver(self.sink.log, observation.metrics(), observation.step)

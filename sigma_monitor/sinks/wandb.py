@@ -6,14 +6,15 @@ Metrics reach the run through the logger of the host, or, where there is none, t
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import is_news
-from sigma_monitor.sinks.wandb_alert import send_alert
+from sigma_monitor.sinks.base import Sink
+from sigma_monitor.sinks.wandb_alert import WandbAlerts
+from sigma_monitor.sinks.wandb_chart import spectrum_chart
 from sigma_monitor.snapshot import NAME, SHARES, Observation, Snapshot, metric_name
 
 __all__ = ["WandbSink"]
@@ -31,11 +32,18 @@ class WandbSink:
 
     Args:
         run: What `wandb.init` returned; None for the one that is live.
-        metrics: Whether to log the metrics too: for a loop of your own that has no other way.
+        metrics: Whether to log the metrics too: for a loop of your own that has no other way. Where
+            it logs more rarely than the monitor checks, each check begins another row of the run; a
+            loop that passes `step=` to `run.log` must count training steps then.
         step_metric: Name of the axis of the host's rows, such as `train/global_step`. Without one
             it is `<name>/step`, and values join the row that the run is about to write.
+        host_step: Where the host is on its axis; None: it counts the steps that the monitor does.
         name: Of the monitor, in front of what is written.
     """
+
+    # What is written is handed to a process of wandb's, which waits for the network in our place;
+    # and only the training's own thread knows which row it is about to write.
+    inline = True
 
     def __init__(
         self,
@@ -43,18 +51,26 @@ class WandbSink:
         *,
         metrics: bool = False,
         step_metric: str | None = None,
+        host_step: Callable[[], int] | None = None,
         name: str = NAME,
     ) -> None:
         self._given = run
         self._seen: Any = None  # the last live run: an alert may come later than its end
         self._with_metrics = metrics
         self._host_axis = step_metric
+        self._host_step = host_step
         self._name = name
         self._axis = step_metric or f"{name}/step"
         self._defined: set[str] = set()
         self._baseline: Mapping[str, tuple[int, ...]] = {}  # spectra
         self._latest: Mapping[str, tuple[int, ...]] = {}
-        self._shown: Alert | None = None  # the latest; one that could not be sent comes again
+        self._run_id: str | None = None
+        self._alerted = False
+        self._joined = (-1, -1)  # row of the run that we wrote into last, and our step there
+
+    def parts(self) -> Sequence[Sink]:
+        """This, and the alerts themselves, which may wait for W&B."""
+        return self, WandbAlerts(lambda: self._seen)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """One row, where metrics were asked for."""
@@ -72,18 +88,10 @@ class WandbSink:
         self.log(observation.metrics(), observation.step)
 
     def alert(self, alert: Alert) -> None:
-        """Send it, and show what it is about; a baseline is shown alone.
-
-        Raises:
-            SinkError: When W&B does not take it.
-            requests.RequestException: When W&B is not reached, or answers with an error.
-        """
+        """Show what it is about; `parts` has what sends it."""
         run = self._live()
-        if run is not None and alert is not self._shown:
+        if run is not None:
             self._show(run, alert)
-            self._shown = alert
-        if is_news(alert) and self._seen is not None:
-            send_alert(self._seen, alert)
 
     def note(self, event: str, details: Mapping[str, Any]) -> None:
         """The settings of a run that begins, the outcome of one that ends."""
@@ -94,8 +102,9 @@ class WandbSink:
             settings = {f"{self._name}_monitor": dict(details)}
             run.config.update(settings, allow_val_change=True)
         elif event == "closed":
-            outcome = {key: details.get(key) for key in ("status", "stop_reason")}
-            run.summary.update({f"{self._name}/{key}": value for key, value in outcome.items()})
+            # Another name than that of the metric, whose last value is in the summary too.
+            run.summary[f"{self._name}/final_status"] = details.get("status")
+            run.summary[f"{self._name}/stop_reason"] = details.get("stop_reason")
 
     def close(self) -> None:
         """Nothing is held; the run belongs to the user."""
@@ -119,6 +128,9 @@ class WandbSink:
             return
         import wandb
 
+        if run.id != self._run_id:  # a sink may outlive a run
+            self._run_id, self._defined, self._joined = run.id, set(), (-1, -1)
+            self._alerted = False
         for layer, counts in (spectra or {}).items():
             key = f"{self._name}/{metric_name(layer)}/spectrum"
             row[key] = wandb.Histogram(np_histogram=(np.asarray(counts), _LOG_SHARES))
@@ -128,13 +140,22 @@ class WandbSink:
         for name in row.keys() - self._defined:
             run.define_metric(name, step_metric=self._axis)
             self._defined.add(name)
-        row[self._axis] = step
-        # A host's rows have its axis in them and no step. Any other training logs as it likes: what
-        # joins the present row ends no row of its, and moves no step.
+        row[self._axis] = step if self._host_step is None else self._host_step()
         if self._host_axis is not None or run.settings.mode == "shared":
             run.log(row)
         else:
-            run.log(row, step=run.step)
+            run.log(row, step=self._row(run, step))
+
+    def _row(self, run: Any, step: int) -> int:
+        """Which row of the run to write into: the present one, so that no row of the training ends.
+
+        Metrics that we have there already are kept, by going on to the next one.
+        """
+        row: int = run.step
+        before, step_before = self._joined
+        row += self._with_metrics and row == before and step != step_before
+        self._joined = row, step
+        return row
 
     def _show(self, run: Any, alert: Alert) -> None:
         """In the summary, the tags, and a chart."""
@@ -146,8 +167,11 @@ class WandbSink:
             return
         if alert.severity == "info":
             return
-        if run.summary.get(f"{self._name}/first_alert_step") is None:
-            run.summary[f"{self._name}/first_alert_step"] = alert.step
+        first = f"{self._name}/first_alert_step"
+        # Of a run that goes on, wandb has to be asked.
+        if not (self._alerted or (run.resumed and first in run.summary)):
+            run.summary[first] = alert.step
+        self._alerted = True
         if alert.kind == "COLLAPSED" and _COLLAPSED not in (run.tags or ()):
             run.tags = (*(run.tags or ()), _COLLAPSED)
         if alert.layer is not None and alert.layer in self._latest:
@@ -158,18 +182,6 @@ class WandbSink:
         import wandb
 
         assert alert.layer is not None
-        known = {f"step {alert.step}": self._latest, "baseline": self._baseline}
+        known = {"baseline": self._baseline, f"step {alert.step}": self._latest}
         curves = {name: of[alert.layer] for name, of in known.items() if alert.layer in of}
-        return wandb.plot.line_series(
-            xs=_LOG_SHARES[:-1].tolist(),
-            ys=[_above(counts) for counts in curves.values()],
-            keys=list(curves),
-            title=f"{alert.layer}: eigenvalues with a larger share of the trace",
-            xname="log10 of the share",
-        )
-
-
-def _above(counts: tuple[int, ...]) -> list[int]:
-    """How many eigenvalues lie in each bin or above it."""
-    found: list[int] = np.cumsum(counts[::-1])[::-1].tolist()
-    return found
+        return wandb.Image(spectrum_chart(alert.layer, curves))

@@ -1,4 +1,4 @@
-"""An alert to W&B that cannot hold up anything else.
+"""Alerts to W&B that cannot hold up anything else.
 
 `run.alert` stands in line with everything that wandb sends: while the endpoint of alerts answers
 500, rows logged later are held back and `finish()` waits for 15 minutes. So an online run's alerts
@@ -7,14 +7,16 @@ go by a request of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import SinkError
+from sigma_monitor.sinks.base import is_news
 
-__all__ = ["send_alert"]
+__all__ = ["WandbAlerts"]
 
 _LEVELS = {"info": "INFO", "warn": "WARN", "error": "ERROR"}
 _MERGED = 60  # seconds within which alerts of one title are one; the server allows no less
@@ -32,35 +34,74 @@ mutation NotifyScriptableRunAlert(
 """
 
 
-def send_alert(run: Any, alert: Alert) -> None:
-    """Send it for `run`, or leave it with an offline run until that is synchronised.
+class WandbAlerts:
+    """Sends alerts of a W&B run, also of one that has ended: the part of `WandbSink` that may wait.
 
-    Raises:
-        SinkError: When W&B does not take it.
-        requests.RequestException: When W&B is not reached, or answers with an error.
+    Args:
+        find: Finds the run; None where there is none.
     """
-    text = f"{alert.text}\n{alert.advice}".strip()
-    level = _LEVELS[alert.severity]
-    settings = run.settings
-    if run.offline or not settings.api_key:  # with an identity token only wandb itself can send
-        run.alert(alert.title, text, level=level, wait_duration=_MERGED)
-        return
-    variables = {
-        "entityName": run.entity,
-        "projectName": run.project,
-        "runName": run.id,
-        "title": alert.title,
-        "text": text,
-        "severity": level,
-        "waitDuration": _MERGED * 1000,
-    }
-    answer = requests.post(
-        f"{settings.base_url.rstrip('/')}/graphql",
-        json={"query": _MUTATION, "variables": variables},
-        auth=("api", settings.api_key),
-        timeout=_TIMEOUTS,
-    )
-    answer.raise_for_status()
-    body = answer.json()
-    if body.get("errors") or not body["data"]["notifyScriptableRunAlert"]["success"]:
-        raise SinkError(f"W&B did not take the alert: {answer.text[:200]}")
+
+    alerts_only = True
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        self._find = find
+        self._run: Any = None
+
+    def bind(self) -> None:
+        """Find the run."""
+        self._run = self._find()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Nothing: only alerts are sent."""
+
+    def alert(self, alert: Alert) -> None:
+        """Send it; all but baselines. An offline run keeps it until that is synchronised.
+
+        Raises:
+            SinkError: When W&B is not reached, or does not take it.
+        """
+        run = self._run
+        if run is None or not is_news(alert):
+            return
+        text = f"{alert.text}\n{alert.advice}".strip()
+        level = _LEVELS[alert.severity]
+        if run.offline or not run.settings.api_key:  # only wandb itself uses an identity token
+            run.alert(alert.title, text, level=level, wait_duration=_MERGED)
+            return
+        _post(
+            run.settings,
+            entityName=run.entity,
+            projectName=run.project,
+            runName=run.id,
+            title=alert.title,
+            text=text,
+            severity=level,
+            waitDuration=_MERGED * 1000,
+        )
+
+    def close(self) -> None:
+        """Nothing is held; the run belongs to the user."""
+
+
+def _post(settings: Any, **variables: Any) -> None:
+    """Send the mutation; messages of what went wrong hold neither address nor key."""
+    try:
+        answer = requests.post(
+            f"{settings.base_url.rstrip('/')}/graphql",
+            json={"query": _MUTATION, "variables": variables},
+            auth=("api", settings.api_key),
+            timeout=_TIMEOUTS,
+        )
+    except requests.RequestException as error:
+        raise SinkError(f"{type(error).__name__} on the way to W&B") from None
+    if not answer.ok:
+        raise SinkError(f"W&B answered {answer.status_code}")
+    if not _taken(answer):
+        raise SinkError("W&B did not take the alert")
+
+
+def _taken(answer: requests.Response) -> bool:
+    try:
+        return bool(answer.json()["data"]["notifyScriptableRunAlert"]["success"])
+    except (ValueError, KeyError, TypeError):  # no JSON, or errors in the place of data
+        return False

@@ -26,6 +26,8 @@ class WebhookSink:
         InputError: On a URL that is none of http or https.
     """
 
+    alerts_only = True
+
     def __init__(
         self, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 5.0
     ) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sigma_monitor.sinks.wandb import RETRY_VARIABLE
 from tests.integrations.models import Rows, shakespeare_rows
 
 
@@ -53,8 +52,6 @@ def offline_wandb(folder: Path) -> Iterator[None]:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_SILENT", "true")
         patch.setenv("WANDB_DIR", str(folder))
-        patch.setenv(RETRY_VARIABLE, "to be restored")
-        patch.delenv(RETRY_VARIABLE)
         wandb.teardown()  # it keeps the environment of its first use
         try:
             yield

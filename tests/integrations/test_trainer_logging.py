@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from sigma_monitor import SigmaCallback
-from sigma_monitor.sinks import ConsoleSink
-from sigma_monitor.sinks.wandb import RETRY_VARIABLE
 from tests.compatibility import shows
 from tests.integrations.hosts import (
     Listener,
@@ -261,43 +258,3 @@ def test_attach_helps_where_no_trainer_was_found(
     trainer.train()
     assert listener.sigma == expected_metrics(tmp_path)
     assert not any("Trainer was not found" in text for text in our_warnings(caplog))
-
-
-@pytest.mark.parametrize(
-    ("set_by_user", "report_to", "options", "afterwards"),
-    [
-        (None, ["wandb"], {}, "1"),
-        ("7", ["wandb"], {}, "7"),
-        (None, ["wandb"], {"sinks": []}, None),
-        (None, ["wandb"], {"sinks": [ConsoleSink(), "default"]}, "1"),
-        (None, ["tensorboard"], {}, None),
-        (None, ["wandb"], {"enabled": False}, None),
-    ],
-    ids=["unset", "set_by_user", "no_alerts_armed", "beside_others", "no_wandb", "disabled"],
-)
-def test_alert_retries_are_bounded_only_where_needed(
-    set_by_user: str | None,
-    report_to: list[str],
-    options: dict[str, Any],
-    afterwards: str | None,
-    wandb_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    if set_by_user is not None:
-        monkeypatch.setenv(RETRY_VARIABLE, set_by_user)
-    run(wandb_folder, eager(**options), max_steps=2, report_to=report_to)
-    assert os.environ.get(RETRY_VARIABLE) == afterwards
-    said = [text for text in our_warnings(caplog) if f"{RETRY_VARIABLE}=1 was set" in text]
-    assert len(said) == (afterwards == "1")
-
-
-@pytest.mark.parametrize("used_before", [False, True], ids=["fresh", "wandb_used_before"])
-def test_the_bound_reaches_the_run(used_before: bool, wandb_folder: Path) -> None:
-    import wandb
-
-    if used_before:
-        wandb.setup()  # wandb.login() does this too
-    run(wandb_folder, eager(), max_steps=2, report_to=["wandb"])
-    assert wandb.run.settings.x_graphql_retry_max == 1

@@ -48,13 +48,13 @@ class WandbFile:
         return cls(path)
 
     def sigma(self) -> list[tuple[int, dict[str, float]]]:
-        """Step and `sigma/` part of each row that has one, as the Trainer's callback logs it."""
+        """Step and metrics of each row that has some of ours, as the Trainer's callback logs it."""
         rows = []
         for row in self.history:
             part = {
                 name.removeprefix("train/"): value
                 for name, value in row.items()
-                if "sigma/" in name
+                if "sigma/" in name and "/spectrum" not in name
             }
             if part:
                 rows.append((row["train/global_step"], part))

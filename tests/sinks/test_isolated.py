@@ -38,6 +38,10 @@ class Noting(Patchy):
         self._take((event, details))
 
 
+class AlertsOnly(Patchy):
+    alerts_only = True
+
+
 @pytest.fixture
 def messages(caplog):
     caplog.set_level(logging.INFO, "sigma_monitor")
@@ -168,3 +172,12 @@ def test_alerts_that_were_lost_can_be_taken_once():
         ("RECOVERED", "disabled"),
     ]
     assert isolated.take_lost_alerts() == []
+
+
+def test_metrics_are_no_loss_to_a_sink_of_alerts():
+    sink = AlertsOnly(bad=range(9))
+    isolated = Isolated(sink)
+    isolated.check(snapshot(1))
+    isolated.observe(observation(1))
+    isolated.alert(alert())
+    assert (sink.calls, isolated.lost) == (1, 1)
