@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     _add_analyze(commands)
     _add_replay(commands)
+    _add_workspace(commands)
     return parser
 
 
@@ -156,6 +157,28 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     replay.set_defaults(run=_replay)
 
 
+def _add_workspace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    workspace = commands.add_parser("wandb-workspace", help="save a W&B workspace of our panels")
+    workspace.add_argument("project", metavar="ENTITY/PROJECT")
+    workspace.add_argument("--name", default="sigma-monitor", help="of the workspace")
+    workspace.add_argument(
+        "--host",
+        choices=("trainer", "lightning", "plain"),
+        default="trainer",
+        help="what logs the metrics; plain: WandbSink(metrics=True), or accelerate",
+    )
+    workspace.add_argument("--monitor", default="sigma", help="name= of the monitor")
+    workspace.add_argument(
+        "--layer",
+        action="append",
+        metavar="NAME",
+        help="that is watched; can be repeated; default: last",
+    )
+    workspace.add_argument("--dry-run", action="store_true", help="print it, and save nothing")
+    workspace.add_argument("--json", action="store_true", help="print the result as JSON")
+    workspace.set_defaults(run=_workspace)
+
+
 def _demo(options: argparse.Namespace) -> int:
     # Libraries print what they think of the environment: standard output is for the result.
     with contextlib.redirect_stdout(sys.stderr):
@@ -219,3 +242,27 @@ def _replay(options: argparse.Namespace) -> int:
         return _COLLAPSED
     warned = result.worst is Status.WARNING and options.fail_on == "warning"
     return _WARNING if warned else _OK
+
+
+def _workspace(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):
+        from sigma_monitor import dashboard
+
+        try:
+            workspace = dashboard.build(
+                options.project,
+                name=options.name,
+                host=options.host,
+                monitor=options.monitor,
+                layers=options.layer or ["last"],
+            )
+        except ImportError as error:
+            raise InputError(str(error)) from error
+        shown = dashboard.to_dict(workspace)
+        if not options.dry_run:
+            shown["url"] = dashboard.save(workspace)
+    if options.json or options.dry_run:
+        print(json.dumps(shown, indent=2, allow_nan=False))
+    else:
+        print(shown["url"])
+    return _OK

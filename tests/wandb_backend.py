@@ -34,6 +34,7 @@ class WandbBackend:
         self.summary: dict[str, Any] = {}
         self.tags: list[str] = []
         self.operations: dict[str, int] = defaultdict(int)
+        self.views: list[dict[str, Any]] = []  # variables of each workspace that was saved
         self.exited = False
         self.dead = False
         self.released = threading.Event()  # those that were left waiting
@@ -68,6 +69,8 @@ class WandbBackend:
             return self._alert(variables)
         if operation == "UpsertBucket":
             self._keep(variables)
+        if operation == "UpsertView2":
+            self.views.append(variables)
         return 200, {"data": _DATA.get(operation, lambda _: {})({"url": self.url, **variables})}
 
     def _alert(self, variables: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -131,6 +134,9 @@ _DATA = {  # of the operations whose answer is read
     },
     "UpsertBucket": _bucket,
     "CreateRunFiles": _files,
+    "UpsertView2": lambda asked: {
+        "upsertView": {"view": {"id": "W", "name": asked["name"]}, "inserted": True}
+    },
 }
 
 
