@@ -8,6 +8,7 @@ from typing import Any
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import InputError, SinkError
 from sigma_monitor.sinks.base import is_news
+from sigma_monitor.sinks.secret import unlogged
 
 __all__ = ["AppriseSink"]
 
@@ -36,7 +37,9 @@ class AppriseSink:
             raise ImportError(
                 'AppriseSink needs apprise: pip install "sigma-monitor[alerts]".'
             ) from error
-        self._services: list[Any] = [apprise.Apprise.instantiate(url) for url in urls]
+        self._urls = tuple(map(str, urls))
+        with unlogged(*self._urls):
+            self._services: list[Any] = [apprise.Apprise.instantiate(url) for url in urls]
         unread = [place for place, service in enumerate(self._services) if service is None]
         if unread or not urls:
             raise InputError(
@@ -61,14 +64,19 @@ class AppriseSink:
             self._alert, self._left = alert, list(self._services)
         kind = _RECOVERED if alert.kind == "RECOVERED" else _TYPES[alert.severity]
         body = f"{alert.text}\n{alert.advice}".strip()
-        self._left = [
-            service
-            for service in self._left
-            if not service.notify(body=body, title=alert.title, notify_type=kind)
-        ]
+        message = {"body": body, "title": alert.title, "notify_type": kind}
+        with unlogged(*self._urls):
+            self._left = [service for service in self._left if not _takes(service, message)]
         if self._left:
             names = ", ".join(str(service.service_name) for service in self._left)
             raise SinkError(f"not taken by {names}")
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _takes(service: Any, message: Mapping[str, str]) -> bool:
+    try:
+        return bool(service.notify(**message))
+    except Exception:  # whose message may hold the URL
+        return False

@@ -15,7 +15,8 @@ class Sink(Protocol):
 
     The methods are called from one thread that serves this sink alone, so that none of this
     reaches the training. A sink that has `inline = True` is called from the training's own thread
-    instead: for what is quick and must come in order with what the training does there.
+    instead: for what is quick and must come in order with what the training does there. One that
+    has `alerts_only = True` is called for alerts alone, and closed.
 
     One with `alerts_only = True` gets no metrics, so that none are counted as lost.
 

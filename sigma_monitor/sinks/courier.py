@@ -46,6 +46,7 @@ class Courier(Isolated):
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None is the last
         self._current: Call | None = None  # that the thread is making
         self._closing = threading.Event()
+        self._given_up = False  # and everything counted
         self._thread = threading.Thread(
             target=self._serve, name=f"sigma_monitor-{self.name}", daemon=True
         )
@@ -97,21 +98,28 @@ class Courier(Isolated):
 
     def _release(self, deadline: float) -> None:
         self.finish()
+        if self._given_up:
+            return
         if self._thread.ident is None:
+            self._give_up("no thread could be started")
             return
         left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
         self._thread.join(left)
         if self._thread.is_alive():
-            self._give_up()
+            self._give_up("it did not come back before the run ended")
 
-    def _give_up(self) -> None:
+    def _lose(self, arguments: tuple[Any, ...], reason: str) -> None:
+        if not self._given_up:
+            super()._lose(arguments, reason)
+
+    def _give_up(self, reason: str) -> None:
         """Count what is undelivered; the thread, which hangs in a call, ends with the process."""
         undelivered = [] if self._current is None else [self._current]
         with suppress(queue.Empty):
             while (call := self._calls.get_nowait()) is not None:
                 undelivered.append(call)
         self._calls.put(None)  # for the thread, should it come back
-        reason = "it did not come back before the run ended"
         for _, arguments in undelivered:
             self._lose(arguments, reason)
+        self._given_up = True
         self._report(TimeoutError(reason))

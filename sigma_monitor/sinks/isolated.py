@@ -10,6 +10,7 @@ from typing import Any
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.sinks.base import Sink
+from sigma_monitor.sinks.secret import described
 from sigma_monitor.snapshot import Observation, Snapshot
 
 __all__ = ["Isolated"]
@@ -32,6 +33,7 @@ class Isolated:
         self.sink = sink
         self.name = type(sink).__name__
         self.lost = 0
+        self._alerts_only = bool(getattr(sink, "alerts_only", False))
         self._lost_alerts: list[tuple[Alert, str]] = []
         self.disabled = False
         self._alerts_only = bool(getattr(sink, "alerts_only", False))
@@ -96,7 +98,7 @@ class Isolated:
             self._attempt(method, *arguments)
             self._failures_in_a_row = 0
         except Exception as error:
-            self._lose(arguments, f"{type(error).__name__}: {error}")
+            self._lose(arguments, described(error))
             self._count_failure(error)
 
     def _attempt(self, method: Callable[..., None], *arguments: Any) -> None:
@@ -128,9 +130,8 @@ class Isolated:
         if not self._reported:
             self._reported = True
             _logger.warning(
-                "sigma_monitor: %s failed (%s: %s); training goes on, further failures are "
+                "sigma_monitor: %s failed (%s); training goes on, further failures are "
                 "counted silently",
                 self.name,
-                type(error).__name__,
-                error,
+                described(error),
             )

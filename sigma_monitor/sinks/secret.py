@@ -1,0 +1,48 @@
+"""Addresses hold secrets: tokens and passwords, which no message may show."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import unquote
+
+__all__ = ["described", "unlogged"]
+
+# What follows on a scheme, or on urllib3's "with url: ".
+_ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+|(?<=url: )[^\s'\"<>]+")
+
+# Which name addresses in warnings, such as urllib3 where it cannot read the headers of an answer.
+_LOGGERS = ("apprise", "urllib3.connection", "urllib3.connectionpool")
+_SHORTEST = 4  # characters; what is shorter stands in too many lines that tell nothing
+
+
+def described(error: BaseException) -> str:
+    """Its type and message, without the addresses in it."""
+    return f"{type(error).__name__}: {_ADDRESS.sub('…', str(error))}"
+
+
+@contextmanager
+def unlogged(*urls: str) -> Iterator[None]:
+    """Inside, drop lines of this thread that hold any part of `urls` from the logs of libraries."""
+    parts = {part for url in urls for part in _parts(url)}
+    thread = threading.get_ident()
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        if threading.get_ident() != thread:
+            return True
+        text = logging.Formatter().format(record)  # its traceback too
+        return not any(part in text for part in parts)
+
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, _LOGGERS):
+            logger.addFilter(is_shown)
+            stack.callback(logger.removeFilter, is_shown)
+        yield
+
+
+def _parts(url: str) -> Iterator[str]:
+    for part in re.split(r"[/?&=:@#,\s]+", url.partition("://")[2] or url):
+        yield from (form for form in (part, unquote(part)) if len(form) >= _SHORTEST)

@@ -1,0 +1,23 @@
+"""A run with an alert that nobody closes: `python -m tests.sinks.unclosed_run FOLDER URL END`.
+
+It says "alerted", and falls off its end, or waits for the SIGTERM that makes it exit.
+"""
+
+import signal
+import sys
+import time
+
+from sigma_monitor import outlet
+from sigma_monitor.sinks import WebhookSink
+from tests.snapshots import alert, snapshot
+
+if __name__ == "__main__":
+    folder, url, end = sys.argv[1:]
+    outlet.CLOSE_SECONDS = 1.0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    sinks = outlet.Outlet(["default", WebhookSink(url, timeout=60.0)], folder)
+    for step, kind in enumerate(("WARNING", "COLLAPSED")):
+        sinks.deliver(snapshot(step), [alert(kind, step=step)])
+    print("alerted", flush=True)
+    if end == "SIGTERM":
+        time.sleep(60)
