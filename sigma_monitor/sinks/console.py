@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Mapping
 
@@ -9,10 +11,15 @@ from sigma_monitor.alert import Alert
 
 __all__ = ["ConsoleSink"]
 
+_COLOURS = {"warn": "\x1b[33m", "error": "\x1b[31m"}  # yellow and red
+_PLAIN = "\x1b[0m"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a name or text must not move the cursor
+
 
 class ConsoleSink:
-    """Writes alerts to standard error."""
+    """Writes alerts to standard error, in colour where that is a terminal and NO_COLOR is unset."""
 
+    alerts_only = True
     inline = True  # beside what the training prints
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -20,9 +27,9 @@ class ConsoleSink:
 
     def alert(self, alert: Alert) -> None:
         """One line, and one more for the advice."""
-        lines = f"[{alert.title}] {alert.text}"
+        lines = f"{_coloured(f'[{_one_line(alert.title)}]', alert)} {_one_line(alert.text)}"
         if alert.advice:
-            lines += f"\n    {alert.advice}"
+            lines += f"\n    {_one_line(alert.advice)}"
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None:
             tqdm.tqdm.write(lines, file=sys.stderr)
@@ -31,3 +38,14 @@ class ConsoleSink:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _one_line(text: str) -> str:
+    return _CONTROLS.sub(" ", text)
+
+
+def _coloured(text: str, alert: Alert) -> str:
+    colour = _COLOURS.get(alert.severity)
+    if colour is None or os.environ.get("NO_COLOR") or not sys.stderr.isatty():
+        return text
+    return f"{colour}{text}{_PLAIN}"
