@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.sinks.base import is_news
-from sigma_monitor.snapshot import NAME, Snapshot
+from sigma_monitor.sinks.extras import require
+from sigma_monitor.snapshot import NAME, Snapshot, metric_name
 
 __all__ = ["MlflowSink"]
 
@@ -18,17 +19,21 @@ class MlflowSink:
 
     The tag `sigma.status` is that of the last check, `sigma.alert` the title of the last alert.
     MLflow has no alerts, so each is a file of JSON among the artifacts,
-    `sigma/alerts/000068-WARNING.json`.
+    `sigma/alerts/000068-WARNING-representation-last-effective_rank.json`.
 
     Args:
         run_id: Of another run.
         metrics: Whether to log the metrics too: for a loop of your own that has no other way.
         name: Of the monitor, in front of tags and artifacts.
+
+    Raises:
+        ImportError: Without MLflow: `pip install "sigma-monitor[mlflow]"`.
     """
 
     def __init__(
         self, run_id: str | None = None, *, metrics: bool = False, name: str = NAME
     ) -> None:
+        require("mlflow", "mlflow", "MlflowSink")
         self._with_metrics = metrics
         self._name = name
         self._given = run_id
@@ -64,7 +69,10 @@ class MlflowSink:
             return
         from mlflow import MlflowClient
 
-        path = f"{self._name}/alerts/{alert.step:06d}-{alert.kind}.json"
+        # One step may have several of a kind, of different layers and channels.
+        about = (alert.kind, alert.channel, alert.layer, alert.functional)
+        words = "-".join(metric_name(word).replace("/", "_") for word in about if word)
+        path = f"{self._name}/alerts/{alert.step:06d}-{words}.json"
         text = json.dumps(alert.to_dict(), indent=2, allow_nan=False)
         MlflowClient().log_text(self._run, text, path)
         self._tag("alert", alert.title)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from sigma_monitor.alert import Alert
 from sigma_monitor.sinks.base import is_news
-from sigma_monitor.snapshot import NAME
+from sigma_monitor.snapshot import NAME, SHARES, Snapshot, metric_name
 
 __all__ = ["TensorBoardSink"]
+
+_LOG_SHARES = np.log10(SHARES)
+_MIDDLES = (_LOG_SHARES[1:] + _LOG_SHARES[:-1]) / 2
 
 
 class TensorBoardSink:
     """Writes with a `SummaryWriter`.
 
-    Every functional with an interval gets a chart with its band, under "custom scalars"; alerts are
-    texts.
+    Every functional with an interval gets a chart with its band, under "custom scalars"; the
+    spectrum of each layer is a histogram of log10 of the share of the trace; alerts are texts.
 
     Args:
         writer: A `SummaryWriter`, or a function that gives the one that is open, or None.
@@ -49,6 +54,16 @@ class TensorBoardSink:
                 writer.add_scalar(self._prefix + name, value, step)
         self._lay_out(writer, metrics)
 
+    def check(self, snapshot: Snapshot) -> None:
+        """As `log`, and a histogram of every layer's spectrum."""
+        self.log(snapshot.metrics(), snapshot.step)
+        writer = self._writer()
+        if writer is None:
+            return
+        for layer, counts in snapshot.spectra.items():
+            tag = f"{self._prefix}{self._name}/{metric_name(layer)}/spectrum"
+            _add_histogram(writer, tag, np.asarray(counts), snapshot.step)
+
     def alert(self, alert: Alert) -> None:
         """A text; all but baselines."""
         writer = self._writer()
@@ -66,9 +81,26 @@ class TensorBoardSink:
     def _lay_out(self, writer: Any, metrics: Mapping[str, float]) -> None:
         bands = {name for name in metrics if f"{name}_low" in metrics} | self._bands
         if bands != self._bands:
-            self._bands = bands
             charts = {}
             for name in sorted(bands):
                 tag = self._prefix + name
                 charts[name] = ["Margin", [tag, f"{tag}_low", f"{tag}_high"]]
             writer.add_custom_scalars({self._name: charts})
+            self._bands = bands
+
+
+def _add_histogram(writer: Any, tag: str, counts: np.ndarray[Any, Any], step: int) -> None:
+    if not counts.any():
+        return
+    inside = np.flatnonzero(counts)
+    writer.add_histogram_raw(
+        tag,
+        min=_LOG_SHARES[inside[0]],
+        max=_LOG_SHARES[inside[-1] + 1],
+        num=counts.sum(),
+        sum=counts @ _MIDDLES,
+        sum_squares=counts @ _MIDDLES**2,
+        bucket_limits=_LOG_SHARES.tolist(),
+        bucket_counts=[0, *counts.tolist()],  # the first holds what lies below its limit
+        global_step=step,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.sinks.base import is_news
+from sigma_monitor.sinks.extras import require
 
 __all__ = ["TrackioSink"]
 
@@ -17,9 +18,13 @@ class TrackioSink:
 
     Args:
         metrics: Whether to log the metrics too: for a loop of your own that has no other way.
+
+    Raises:
+        ImportError: Without trackio: `pip install "sigma-monitor[trackio]"`.
     """
 
     def __init__(self, *, metrics: bool = False) -> None:
+        require("trackio", "trackio", "TrackioSink")
         self._with_metrics = metrics
         self._run: Any = None
 
@@ -40,7 +45,8 @@ class TrackioSink:
             from trackio import AlertLevel
 
             text = f"{alert.text}\n{alert.advice}".strip()
-            self._run.alert(title=alert.title, text=text, level=AlertLevel(alert.severity))
+            level = AlertLevel(alert.severity)
+            self._run.alert(title=alert.title, text=text, level=level, step=alert.step)
 
     def close(self) -> None:
         """Nothing is held; the run belongs to the user."""
