@@ -15,10 +15,10 @@ class Sink(Protocol):
 
     The methods are called from one thread that serves this sink alone, so that none of this
     reaches the training. A sink that has `inline = True` is called from the training's own thread
-    instead: for what is quick and must come in order with what the training does there. One that
-    has `alerts_only = True` is called for alerts alone, and closed.
+    instead: for what is quick and must come in order with what the training does there.
 
-    One with `alerts_only = True` gets no metrics, so that none are counted as lost.
+    One with `alerts_only = True` gets no metrics: none wait for it, or are counted as lost, and
+    none that it takes without doing anything hide that its alerts fail.
 
     Three more are called where a sink has them: `check(snapshot)` with the `Snapshot` of a check
     and `observe(observation)` with the `Observation` of rows that the user handed over, each in

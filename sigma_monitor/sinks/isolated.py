@@ -33,7 +33,6 @@ class Isolated:
         self.sink = sink
         self.name = type(sink).__name__
         self.lost = 0
-        self._alerts_only = bool(getattr(sink, "alerts_only", False))
         self._lost_alerts: list[tuple[Alert, str]] = []
         self.disabled = False
         self._alerts_only = bool(getattr(sink, "alerts_only", False))

@@ -159,10 +159,10 @@ def test_a_store_that_fails_is_said_once_and_its_sink_disabled(store, caplog):
     events = Events()
     outlet = Outlet([store.sink, events], None)
     store.break_down()
+    outlet.note("started", {"step": 0})
     for step in range(4):
         outlet.deliver(snapshot(step), [])
         outlet.observe(observation(step), [])
-        outlet.note("failed", {"step": step})
     for step in range(4):
         outlet.deliver(snapshot(10 + step), [alert(step=10 + step)])
     outlet.close({})
