@@ -5,6 +5,7 @@ What the server does to alerts, and its death, reach neither the training nor th
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import wandb
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from sigma_monitor import ProbeSet, SigmaMonitor
 from sigma_monitor.sinks import WandbSink
+from sigma_monitor.snapshot import SHARES
 from tests.integrations import accelerate_hosts, lightning_hosts
 from tests.integrations.conftest import offline_wandb
 from tests.integrations.hosts import (
@@ -34,6 +37,7 @@ from tests.integrations.hosts import (
     record_path,
 )
 from tests.integrations.wandb_file import WandbFile
+from tests.snapshots import alert, snapshot
 from tests.wandb_backend import ENTITY, KEY, WandbBackend, online_wandb
 
 STEPS = 30
@@ -245,6 +249,27 @@ def test_no_row_is_lost_however_the_loop_logs(logs: str, tmp_path: Path) -> None
     assert metrics_of(backend.history, "sigma/step") == expected_metrics(tmp_path)
     assert histograms_of(backend.history, "sigma/step") == spectra(tmp_path)
     assert [row["loss"] for row in backend.history if "loss" in row] == sent
+
+
+def test_no_generator_is_drawn_from(tmp_path: Path) -> None:
+    def state() -> list[Any]:
+        return [
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        ]
+
+    with offline_wandb(tmp_path):
+        run = wandb.init(project="p")
+        sink = WandbSink(metrics=True)
+        before = state()
+        sink.check(snapshot(10, spectra={"last": (1,) * (len(SHARES) - 1)}))
+        sink.alert(alert("COLLAPSED", "error"))
+        sink.note("closed", {"status": "COLLAPSED"})
+        assert state() == before
+        run.finish()
+    (row,) = WandbFile.of_only_run(tmp_path).history
+    assert row["sigma/last/spectrum_at_alert/_type"] == "image-file"
 
 
 # Hosts
