@@ -24,7 +24,7 @@ HOUSE = [
     {"observing", "quoting"},
     {"options", "stop"},
     {"completions", "instrument", "watch"},
-    {"cadence", "lineage", "measure", "outlet", "writing"},
+    {"cadence", "dashboard", "lineage", "measure", "outlet", "writing"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},
     {"alert", "ranks"},

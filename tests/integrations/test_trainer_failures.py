@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from sigma_monitor import Alert, Snapshot, Status
+from sigma_monitor import Alert, Status
 from sigma_monitor.sinks import JsonlSink, read_record
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import (
@@ -105,11 +106,13 @@ def test_evaluation_and_checkpoint_survive_a_logger_that_refuses(tmp_path: Path)
 class BrokenSink:
     """Raises in the methods of these names; counts the calls of all."""
 
+    inline = True  # so that each call is made once; a thread of its own would try again
+
     def __init__(self, *broken: str) -> None:
         self.broken = broken
         self.calls: list[str] = []
 
-    def log(self, snapshot: Snapshot) -> None:
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._call("log")
 
     def alert(self, alert: Alert) -> None:
