@@ -24,7 +24,7 @@ from tests.integrations.hosts import (
     our_warnings,
     record_of,
 )
-from tests.integrations.worlds import HOSTS, ONSET, SAVED, STEPS
+from tests.integrations.worlds import HOSTS, ONSET, SAVED, STEPS, resumes
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -123,6 +123,8 @@ def test_every_logger_gets_the_numbers_of_one_process(world: World, single: Worl
 
 @worlds("resumed")
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(world: World) -> None:
+    if not resumes(world.host):
+        pytest.skip("the Trainer of transformers 4 cannot resume on several CPUs with this torch")
     ours, theirs = (record_of(world.folder / name) for name in ("resumed", "whole"))
     assert [numbers(s) for s in ours.snapshots] == [numbers(s) for s in theirs.snapshots]
     assert ours.alerts == theirs.alerts

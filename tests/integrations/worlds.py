@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 
 from sigma_monitor import SigmaMonitor
 from tests.integrations.models import tiny_llama, token_rows
@@ -93,6 +94,15 @@ def train_by_lightning(
     return left(module, watcher.monitor, step=step, world=world, heard=logger.sigma)
 
 
+def resumes(host: str) -> bool:
+    """Whether it can at all on several CPUs.
+
+    The Trainer of transformers 4 asks for the optimiser's state on "cpu:0", which torch 2.13 does
+    not know.
+    """
+    return host != "Trainer" or int(transformers.__version__.split(".")[0]) > 4
+
+
 HOSTS: dict[str, Train] = {"Trainer": train_by_trainer, "Lightning": train_by_lightning}
 
 
@@ -118,7 +128,7 @@ def main(folder: Path, host: str) -> None:
     if rank == 0:
         shutil.copytree(folder / "resumed", folder / "left")
     dist.barrier()
-    resumed = train(folder / "resumed", resume=True)
+    resumed = train(folder / "resumed", resume=True) if resumes(host) else None
     report = {"whole": whole, "alone": alone, "resumed": resumed}
     (folder / f"rank{rank}.json").write_text(json.dumps(report))
 
