@@ -38,6 +38,7 @@ def test_benchmark_runs_in_its_quick_form(script, parts, tmp_path):
     assert all(result[part] for part in parts)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_collapse_bench_tells_harm_from_health_in_its_quick_form(tmp_path):
     out = tmp_path / "result.json"

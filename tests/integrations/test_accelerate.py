@@ -256,7 +256,10 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Record:
         pytest.param(
             world,
             accumulate,
-            marks=shows("accelerate", *DEMANDS, strategy=f"DDP, {world} processes"),
+            marks=[
+                shows("accelerate", *DEMANDS, strategy=f"DDP, {world} processes"),
+                *([pytest.mark.long] if world > 2 else []),
+            ],
         )
         for world, accumulate in [(2, 1), (2, 2), (4, 1)]
     ],

@@ -88,6 +88,7 @@ def two_ranks(folder: Path, trouble: str) -> list[dict[str, Any]]:
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trouble", [f"{trouble}_1" for trouble in TROUBLES])
 def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path: Path) -> None:
     for rank in two_ranks(tmp_path, trouble):
@@ -96,7 +97,9 @@ def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path
 
 
 @shows("Lightning", "stopped", strategy="ddp, 2 processes")
-@pytest.mark.parametrize("fails", ["nowhere", "rank_0", "rank_1"])
+@pytest.mark.parametrize(
+    "fails", ["nowhere", pytest.param("rank_0", marks=pytest.mark.long), "rank_1"]
+)
 def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
     fails: str, tmp_path: Path
 ) -> None:

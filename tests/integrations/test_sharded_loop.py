@@ -15,6 +15,8 @@ from tests.compatibility import shows
 from tests.integrations.hosts import record_of
 from tests.integrations.sharded_loop import STEPS, train
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parents[2]
 
 

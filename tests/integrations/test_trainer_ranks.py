@@ -52,7 +52,9 @@ def ranks(folder: Path, *arguments: str) -> list[dict[str, Any]]:
 
 
 @shows("Trainer", "stopped", strategy="DDP, 2 processes")
-@pytest.mark.parametrize("trouble", ["raises_0", "raises_1", "nan_1"])
+@pytest.mark.parametrize(
+    "trouble", [pytest.param("raises_0", marks=pytest.mark.long), "raises_1", "nan_1"]
+)
 def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
     trouble: str, tmp_path: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) 
     assert beside[0]["weights"] == beside[1]["weights"] == alone[0]["weights"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trouble", [f"{trouble}_1" for trouble in TROUBLES])
 def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path: Path) -> None:
     for rank in ranks(tmp_path, trouble):

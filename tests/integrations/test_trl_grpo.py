@@ -214,6 +214,7 @@ def test_switched_off_it_keeps_nothing(tmp_path: Path) -> None:
     assert not sigma._batches
 
 
+@pytest.mark.long
 @shows("TRL", "same weights", strategy="DDP, 2 processes", case=CASE)
 def test_two_ranks_train_bitwise_as_without_and_each_reads_the_completions_of_both(
     tmp_path: Path,

@@ -26,6 +26,8 @@ from tests.integrations.hosts import (
 )
 from tests.integrations.worlds import HOSTS, ONSET, SAVED, STEPS, resumes
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parents[2]
 
 
