@@ -109,7 +109,7 @@ def test_bad_requests_of_a_record_are_refused(record, tmp_path, capsys):
         replay_file(started)
     old = write_jsonl(tmp_path / "old.jsonl", [{"type": "check", "schema": 1}])
     assert main(["replay", str(old)]) == 2
-    assert f"sigma-monitor: {old}: snapshot schema 1" in capsys.readouterr().err
+    assert f"sigma-monitor: {old}, line 1: snapshot schema 1" in capsys.readouterr().err
     odd = write_jsonl(tmp_path / "odd.jsonl", [{"type": "event", "schema": 2}, {"type": "x"}])
     with pytest.raises(InputError) as raised:
         replay_file(odd)

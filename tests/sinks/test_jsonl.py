@@ -159,7 +159,7 @@ def test_a_check_of_another_schema_is_refused_by_number(path):
 
 def test_an_observation_of_another_schema_is_refused_by_number(path):
     sink = JsonlSink(path)
-    sink.log(snapshot())
+    sink.check(snapshot())
     sink.observe(
         Observation("codebook", 10, 1, 1.7e9, Status.HEALTHY, {}, None, False, 8, 4, 0.1, 0.0)
     )
