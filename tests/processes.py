@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import json
 import os
 import random
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+REPOSITORY = Path(__file__).parents[1]
 HANGS_AFTER = 150  # seconds
 
 
@@ -39,6 +42,22 @@ def leave() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def reports(
+    module: str, folder: Path, *arguments: object, world: int, timeout: float = 240
+) -> list[dict[str, Any]]:
+    """What each rank leaves in `folder` where `module` is run, which begins the ranks itself."""
+    ended = subprocess.run(
+        [sys.executable, "-m", module, str(folder), *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
 def forked(world: int, work: Callable[..., None], *arguments: Any) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +26,9 @@ from tests.integrations.hosts import (
     record_of,
 )
 from tests.integrations.models import tiny_llama, token_rows
+from tests.processes import reports
 
 ONSET = 12  # of a collapse
-REPOSITORY = Path(__file__).parents[2]
 EVERY_THIRD = list(range(0, STEPS + 1, 3))
 
 precisions = pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -267,18 +263,14 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Record:
 def test_all_ranks_check_and_stop_together_and_the_record_is_written_once(
     world: int, accumulate: int, single: Record, tmp_path: Path
 ) -> None:
-    module = "tests.integrations.accelerate_ranks"
-    command = [sys.executable, "-m", module, str(tmp_path), str(world), str(accumulate)]
-    ended = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+    ranks = reports(
+        "tests.integrations.accelerate_ranks",
+        tmp_path,
+        world,
+        accumulate,
+        world=world,
         timeout=200,
-        check=False,
     )
-    assert ended.returncode == 0, ended.stderr.decode()[-3000:]
-    ranks = [json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(world)]
     heard, alike = ([rank.pop(name) for rank in ranks] for name in ("heard", "alike"))
     first, *others = ranks
     assert all(other == first for other in others)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +21,7 @@ pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 
 from tests.integrations import deepspeed_ranks, sharded_loop
 from tests.integrations.deepspeed_ranks import ONSET, SAVED, STEPS, WORLD
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.processes import reports
 
 pytestmark = pytest.mark.timeout(900)  # of which its first use takes minutes, to compile
 
@@ -58,17 +53,9 @@ def stages(host: str, *demands: str) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("zero")
-    module = "tests.integrations.deepspeed_ranks"
-    ended = subprocess.run(
-        [sys.executable, "-m", module, str(folder), str(request.param)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=800,
-        check=False,
+    found = reports(
+        "tests.integrations.deepspeed_ranks", folder, request.param, world=WORLD, timeout=800
     )
-    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
-    found = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(WORLD)]
     return Ran(request.param, folder, found)
 
 

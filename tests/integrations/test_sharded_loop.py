@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +10,14 @@ import pytest
 from tests.compatibility import shows
 from tests.integrations.hosts import record_of
 from tests.integrations.sharded_loop import STEPS, train
+from tests.processes import reports
 
 pytestmark = pytest.mark.long
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def ranks(folder: Path, strategy: str, world: int, module: str = "sharded_loop") -> list[Any]:
     """What each of the processes reports, watched and not."""
-    ended = subprocess.run(
-        [sys.executable, "-m", f"tests.integrations.{module}", str(folder), strategy, str(world)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+    return reports(f"tests.integrations.{module}", folder, strategy, world, world=world)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,10 +29,10 @@ from tests.integrations.hosts import (
     sigma_entries,
 )
 from tests.integrations.trl_hosts import examples, make_trl, own_metrics, variety
+from tests.processes import reports
 
 pytest.importorskip("trl", reason="the extra trl is not installed")
 
-REPOSITORY = Path(__file__).parents[2]
 # Each batch is of one prompt, of 4 completions; a reading of 3 prompts.
 READS = {"prompts": 3}
 CASE = "grpo, its completions read"  # on the page on compatibility
@@ -219,13 +215,7 @@ def test_switched_off_it_keeps_nothing(tmp_path: Path) -> None:
 def test_two_ranks_train_bitwise_as_without_and_each_reads_the_completions_of_both(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "tests.integrations.grpo_ranks", str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, timeout=240, check=False
-    )
-    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(WORLD)]
+    ranks = reports("tests.integrations.grpo_ranks", tmp_path, world=WORLD)
     for rank in ranks:
         alone, beside = rank["alone"], rank["beside"]
         assert alone["world"] == beside["world"] == WORLD

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -25,10 +21,9 @@ from tests.integrations.hosts import (
     record_of,
 )
 from tests.integrations.worlds import HOSTS, ONSET, SAVED, STEPS, resumes
+from tests.processes import reports
 
 pytestmark = pytest.mark.long
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -70,16 +65,7 @@ def worlds(*demands: str) -> pytest.MarkDecorator:
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     host, processes = request.param
     folder = tmp_path_factory.mktemp("world")
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.integrations.worlds", str(folder), host, str(processes)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr.decode()[-6000:]
-    ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
+    ranks = reports("tests.integrations.worlds", folder, host, processes, world=processes)
     return World(host, folder, ranks)
 
 
