@@ -71,6 +71,11 @@ class Alert:
     advice: str = ""
     fingerprint: str | None = None  # of the probe set and the conventions
 
+    @property
+    def message(self) -> str:
+        """Text and advice, where a title stands above."""
+        return f"{self.text}\n{self.advice}".strip()
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready builtins; infinities and NaN become strings."""
         return {name: _plain(value) for name, value in self.__dict__.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import math
 import sys
 import time
@@ -31,8 +30,6 @@ from sigma_monitor.probing.layers import layer_list, transformers_models
 from sigma_monitor.snapshot import NAME
 
 __all__ = ["SigmaLightningCallback"]
-
-_logger = logging.getLogger("sigma_monitor")
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")  # each with a Callback class of its own
 

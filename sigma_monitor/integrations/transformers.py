@@ -135,8 +135,9 @@ class SigmaCallback(TrainerCallback):
         trainer = self._attached()
         if trainer is None or trainer.state is not state:
             self._attach_to_trainer_of(state)
+            trainer = self._attached()
         monitor = self.monitor
-        monitor.output_dir = self._output_dir or _run_folder(self._attached(), args)
+        monitor.output_dir = self._output_dir or _run_folder(trainer, args)
         monitor.probes = self._chosen_probes
         monitor.reset()
         monitor.cadence.max_steps = state.max_steps
@@ -146,7 +147,6 @@ class SigmaCallback(TrainerCallback):
         self._metrics, self._told_unmeasured = {}, False
         self._saved, self._saved_revision = None, 0
         self._sought_probes = self._waiting = False
-        trainer = self._attached()
         callbacks = [] if trainer is None else trainer.callback_handler.callbacks
         monitor.trackers = transformers_trackers(_loggers(args), callbacks, monitor.name)
         saved = _kept_states(state).get(self.state_key)

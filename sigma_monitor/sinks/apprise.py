@@ -63,8 +63,7 @@ class AppriseSink:
         if alert is not self._alert:
             self._alert, self._left = alert, list(self._services)
         kind = _RECOVERED if alert.kind == "RECOVERED" else _TYPES[alert.severity]
-        body = f"{alert.text}\n{alert.advice}".strip()
-        message = {"body": body, "title": alert.title, "notify_type": kind}
+        message = {"body": alert.message, "title": alert.title, "notify_type": kind}
         with unlogged(*self._urls):
             self._left = [service for service in self._left if not _takes(service, message)]
         if self._left:

@@ -44,9 +44,8 @@ class TrackioSink:
         if is_news(alert) and self._run is not None:
             from trackio import AlertLevel
 
-            text = f"{alert.text}\n{alert.advice}".strip()
             level = AlertLevel(alert.severity)
-            self._run.alert(title=alert.title, text=text, level=level, step=alert.step)
+            self._run.alert(title=alert.title, text=alert.message, level=level, step=alert.step)
 
     def close(self) -> None:
         """Nothing is held; the run belongs to the user."""

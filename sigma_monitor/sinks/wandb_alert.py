@@ -63,10 +63,9 @@ class WandbAlerts:
         run = self._run
         if run is None or not is_news(alert):
             return
-        text = f"{alert.text}\n{alert.advice}".strip()
         level = _LEVELS[alert.severity]
         if run.offline or not run.settings.api_key:  # only wandb itself uses an identity token
-            run.alert(alert.title, text, level=level, wait_duration=_MERGED)
+            run.alert(alert.title, alert.message, level=level, wait_duration=_MERGED)
             return
         _post(
             run.settings,
@@ -74,7 +73,7 @@ class WandbAlerts:
             projectName=run.project,
             runName=run.id,
             title=alert.title,
-            text=text,
+            text=alert.message,
             severity=level,
             waitDuration=_MERGED * 1000,
         )

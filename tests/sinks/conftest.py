@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -14,6 +15,12 @@ _EXTRAS = {
     "apprise": "apprise",
     "apprise_mail": "apprise",
 }
+
+
+@pytest.fixture
+def messages(caplog):
+    caplog.set_level(logging.INFO, "sigma_monitor")
+    return lambda: [record.getMessage() for record in caplog.records]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Delivery off the training's thread."""
 
-import logging
 import threading
 import time
 
@@ -46,12 +45,6 @@ class Scripted:
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 0.001)
-
-
-@pytest.fixture
-def messages(caplog):
-    caplog.set_level(logging.INFO, "sigma_monitor")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def served(sink, calls):

@@ -1,7 +1,5 @@
 """The wall between a failing sink and the training."""
 
-import logging
-
 import pytest
 
 from sigma_monitor.sinks import Isolated
@@ -40,12 +38,6 @@ class Noting(Patchy):
 
 class AlertsOnly(Patchy):
     alerts_only = True
-
-
-@pytest.fixture
-def messages(caplog):
-    caplog.set_level(logging.INFO, "sigma_monitor")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def test_everything_is_delivered_in_order_and_nothing_said(messages):

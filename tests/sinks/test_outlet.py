@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -24,12 +23,6 @@ SHORT = 1.0  # seconds to close in, where a test waits for all of them
 def web():
     with serving(Web()) as server:
         yield server
-
-
-@pytest.fixture
-def messages(caplog):
-    caplog.set_level(logging.INFO, "sigma_monitor")
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 def lines_of(folder):
