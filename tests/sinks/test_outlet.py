@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from sigma_monitor.monitor import RECORD
+from sigma_monitor.outlet import CLOSE_SECONDS
 from sigma_monitor.sinks import WebhookSink
 from tests.sinks.servers import Web, serving
 from tests.test_monitor import Dial, Listener, run
@@ -150,8 +151,9 @@ def test_a_webhook_that_comes_back_gets_what_it_missed(web, tmp_path):
 @pytest.mark.parametrize("end", ["falls off", "SIGTERM"])
 def test_at_the_end_of_a_process_what_waits_is_delivered_or_counted(web, tmp_path, end, hangs):
     web.hangs = hangs
+    seconds = str(SHORT if hangs else CLOSE_SECONDS)  # who answers is not cut off when it is busy
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.sinks.unclosed_run", str(tmp_path), web.url(), end],
+        [sys.executable, "-m", "tests.sinks.unclosed_run", str(tmp_path), web.url(), end, seconds],
         stdout=subprocess.PIPE,
         text=True,
     )
