@@ -21,6 +21,7 @@ _EARLY_DIVISOR = 8  # a confirmation comes after an eighth of the spacing
 _EARLY_IN_A_ROW = 10  # confirmations of one excursion
 _EARLY_SHARE = 0.2  # of all checks
 _KEPT_CHECKS = 5  # that the budget must still pay for afterwards
+_SELDOM = 10**6  # steps: the spacing where calls without anything to do use up the budget
 _TIMED_STEPS = 5  # training steps whose time is taken before the budget is applied
 
 
@@ -67,6 +68,7 @@ class Cadence:
         self._training_steps = 0
         self._check_seconds = 0.0
         self._beside_seconds = 0.0  # of what is measured beside the checks
+        self._idle_seconds = 0.0  # of calls that had nothing to do, part of those of the checks
         self._step_seconds = 0.0  # of the latest steps
         self._costs: list[float] = []  # of the latest checks
         self._extra = 0.0  # seconds a check that some have beside the usual cost, spread over all
@@ -74,6 +76,11 @@ class Cadence:
         self._planned = False
         self._early = 0  # checks that came early to confirm an excursion
         self._early_in_a_row = 0
+
+    @property
+    def clock(self) -> float | None:
+        """Up to when all time is accounted for; None before the first check."""
+        return self._clock
 
     @property
     def shortest(self) -> int:
@@ -269,6 +276,16 @@ class Cadence:
         if self._clock is not None:
             self._clock += seconds
 
+    def pass_by(self, seconds: float) -> None:
+        """Count `seconds` of a call that had nothing to do.
+
+        The budget pays for these, and for those to come. Before the first check nothing is counted.
+        """
+        if self._clock is not None:
+            self._clock += seconds
+            self._check_seconds += seconds
+            self._idle_seconds += seconds
+
     def go_on(self, step: int) -> None:
         """Training goes on at `step`; what came before is not training time."""
         self._clock, self._clock_step = time.perf_counter(), step
@@ -294,8 +311,14 @@ class Cadence:
         first = self._first_step or 0
         left = self.max_steps - first - self._training_steps
         run = self._training_seconds + left * self._step_seconds
+        payable = self.max_overhead * run - self._check_seconds - left * self._idle_share
         cost = self._cost * cost_share
-        return (self.max_overhead * run - self._check_seconds) / cost if cost > 0 else math.inf
+        return payable / cost if cost > 0 else math.inf
+
+    @property
+    def _idle_share(self) -> float:
+        """Seconds that calls without anything to do take at each step."""
+        return self._idle_seconds / self._training_steps
 
     @property
     def _cost(self) -> float:
@@ -316,7 +339,8 @@ class Cadence:
             affordable = math.ceil(left / payable)
         else:
             cost = self._cost * cost_share
-            affordable = math.ceil(cost / (self.max_overhead * self._step_seconds))
+            payable_a_step = self.max_overhead * self._step_seconds - self._idle_share
+            affordable = math.ceil(cost / payable_a_step) if payable_a_step > 0 else _SELDOM
         return max(self.shortest, affordable)
 
     def _snapped(self, step: int) -> int:
@@ -342,6 +366,7 @@ class Cadence:
             "training_steps": self._training_steps,
             "check_seconds": self._check_seconds,
             "beside_seconds": self._beside_seconds,
+            "idle_seconds": self._idle_seconds,
             "step_seconds": self._step_seconds,
             "costs": list(self._costs),
             "extra": self._extra,
@@ -361,6 +386,7 @@ class Cadence:
         self._training_steps = int(state["training_steps"])
         self._check_seconds = float(state["check_seconds"])
         self._beside_seconds = float(state["beside_seconds"])
+        self._idle_seconds = float(state["idle_seconds"])
         self._step_seconds = float(state["step_seconds"])
         self._costs = [float(cost) for cost in state["costs"]]
         self._extra = float(state["extra"])

@@ -55,7 +55,7 @@ _logger = logging.getLogger("sigma_monitor")
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
 _LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
 _MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
-_STATE_VERSION = 5  # grows with SCHEMA too, since a resumed run goes on in its record
+_STATE_VERSION = 6  # grows with SCHEMA too, since a resumed run goes on in its record
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _MOST_OBSERVED = 1000  # that are kept where no host takes them
 # Monitors that are calling their models now; those of one process may have the same model.
@@ -291,6 +291,7 @@ class SigmaMonitor:
         """
         if not self.enabled or self.disabled:
             return None
+        called = time.perf_counter()
         try:
             step = whole_step(step)
         except InputError as error:
@@ -298,6 +299,7 @@ class SigmaMonitor:
             return None
         self._arrive(step)
         if not self.cadence.due(step):
+            self.cadence.pass_by(time.perf_counter() - called)
             return None
         snapshot = None
         started = time.perf_counter()

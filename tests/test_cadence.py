@@ -498,3 +498,52 @@ def test_logging_is_paid_over_the_whole_run_and_not_by_its_end(clock, logging):
             checks.append(step)
     assert max(gaps(checks[2:])) <= 1.5 * min(gaps(checks[2:-1]))
     assert cadence.overhead_with() <= 0.01 * 1.25
+
+
+@pytest.mark.parametrize(("length", "most"), [(2000, 0.0101), (None, 0.0105)])
+def test_calls_without_anything_to_do_are_paid_by_the_budget_too(clock, length, most):
+    """Checks of 60 ms between steps of 50 ms, with 0.1 ms at each step in calls that do nothing."""
+    cadence, idle = cadence_of(length), 0.0001
+    started, training = clock.now, 0.0
+    for step in range(2001):
+        if step:
+            clock.advance(0.05)
+            training += 0.05
+        if cadence.due(step) and not cadence.planned and cadence.last_step is not None:
+            cadence.apply_budget(step)
+        if cadence.due(step):
+            cadence.begin(step)
+            clock.advance(0.06)
+            cadence.finish(step, 0.06)
+        else:
+            clock.advance(idle)
+            cadence.pass_by(idle)
+    taken = 1 - training / (clock.now - started)
+    assert 0.008 < taken <= most
+    assert cadence.overhead_with() == pytest.approx(taken, rel=0.01)
+
+
+def test_where_idle_calls_alone_take_the_budget_no_check_is_added(clock):
+    cadence = cadence_of()
+    checks = []
+    for step in range(5001):
+        clock.advance(0.001)
+        if cadence.due(step):
+            cadence.begin(step)
+            clock.advance(0.001)
+            cadence.finish(step, 0.001)
+            checks.append(step)
+        else:
+            clock.advance(0.0001)
+            cadence.pass_by(0.0001)
+    assert len(checks) == 2  # the second found out
+
+
+def test_the_account_of_idle_calls_survives_a_resume(clock):
+    cadence = cadence_of(2000)
+    Run(clock, cadence).advance(100)
+    cadence.pass_by(0.5)
+    resumed = cadence_of(2000)
+    resumed.load_state_dict(json.loads(json.dumps(cadence.state_dict())))
+    assert resumed.state_dict() == cadence.state_dict()
+    assert resumed.affordable_checks() == cadence.affordable_checks()

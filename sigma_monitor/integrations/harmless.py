@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -37,8 +38,13 @@ def harmless(hook: Hook) -> Hook:
     def guarded(self: Watcher, *args: Any, **kwargs: Any) -> Any:
         if not self.active:
             return None
+        cadence = self.monitor.cadence
+        clock, started = cadence.clock, time.perf_counter()
         try:
-            return hook(self, *args, **kwargs)
+            result = hook(self, *args, **kwargs)
+            if cadence.clock == clock:  # nothing in there has accounted for its time
+                cadence.pass_by(time.perf_counter() - started)
+            return result
         except Exception as error:
             _switch_off(self, hook.__name__, error)
             return None

@@ -19,6 +19,7 @@ from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.integrations.shared import (
     agree_on_probes,
     goes_on,
+    is_idle,
     new_metrics,
     note_undelivered,
 )
@@ -176,7 +177,8 @@ class SigmaLightningCallback(_Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check when one is due, and stop when asked to."""
-        self._check(trainer, _logger_step(trainer))
+        if not is_idle(self.monitor, trainer.global_step, self._judged_revision):
+            self._check(trainer, _logger_step(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Check at the last step, which the Trainer need not have known, and close the record."""

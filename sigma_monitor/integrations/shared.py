@@ -12,7 +12,7 @@ from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.ranks import exchanged
 from sigma_monitor.snapshot import Snapshot
 
-__all__ = ["Logging", "agree_on_probes", "goes_on", "new_metrics", "note_undelivered"]
+__all__ = ["Logging", "agree_on_probes", "goes_on", "is_idle", "new_metrics", "note_undelivered"]
 
 _logger = logging.getLogger("sigma_monitor")
 
@@ -21,6 +21,22 @@ class Logging(Watcher, Protocol):
     """A callback that logs, and counts what a logger refused."""
 
     undelivered: int
+
+
+def is_idle(monitor: SigmaMonitor, step: int, revision: int) -> bool:
+    """Whether there is nothing to check, log or stop at `step`.
+
+    Args:
+        monitor: That of the callback.
+        step: Of the training.
+        revision: Of the monitor, when this callback last looked at it.
+    """
+    return not (
+        monitor.cadence.due(step)
+        or monitor.revision != revision
+        or monitor.observed
+        or monitor.should_stop
+    )
 
 
 def new_metrics(monitor: SigmaMonitor, snapshot: Snapshot | None) -> dict[int, dict[str, float]]:

@@ -25,6 +25,7 @@ from sigma_monitor.integrations.naming import distinct_name
 from sigma_monitor.integrations.shared import (
     agree_on_probes,
     goes_on,
+    is_idle,
     new_metrics,
     note_undelivered,
 )
@@ -183,6 +184,10 @@ class SigmaCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Check when one is due, log, keep the state for a checkpoint, and stop when asked to."""
+        if self._wanted(args) is None and is_idle(
+            self.monitor, state.global_step, self._saved_revision
+        ):
+            return
         self._waiting = self._waits(args, state, control)
         self._check(args, state, control, model)
         if self.monitor.should_stop:
