@@ -517,7 +517,7 @@ def test_calls_without_anything_to_do_are_paid_by_the_budget_too(clock, length, 
             cadence.finish(step, 0.06)
         else:
             clock.advance(idle)
-            cadence.pass_by(idle)
+            cadence.pass_by(idle / 2)  # as much again passes around it
     taken = 1 - training / (clock.now - started)
     assert 0.008 < taken <= most
     assert cadence.overhead_with() == pytest.approx(taken, rel=0.01)
@@ -535,7 +535,7 @@ def test_where_idle_calls_alone_take_the_budget_no_check_is_added(clock):
             checks.append(step)
         else:
             clock.advance(0.0001)
-            cadence.pass_by(0.0001)
+            cadence.pass_by(0.00005)
     assert len(checks) == 2  # the second found out
 
 
