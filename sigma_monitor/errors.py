@@ -1,6 +1,8 @@
-"""The error tree: every exception raised on purpose by sigma_monitor."""
+"""The error tree: what sigma_monitor raises on purpose, and what it says of other errors."""
 
 from __future__ import annotations
+
+import re
 
 __all__ = [
     "InputError",
@@ -9,7 +11,11 @@ __all__ = [
     "SigmaError",
     "SinkError",
     "ZeroTraceError",
+    "described",
 ]
+
+# What follows on a scheme, or on urllib3's "with url: ".
+_ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+|(?<=url: )[^\s'\"<>]+")
 
 
 class SigmaError(Exception):
@@ -34,3 +40,8 @@ class SinkError(SigmaError, RuntimeError):
 
 class RecordError(SigmaError, ValueError):
     """A record or a saved state cannot be read."""
+
+
+def described(error: BaseException) -> str:
+    """Its type and message, without the addresses in it, which may hold tokens and passwords."""
+    return f"{type(error).__name__}: {_ADDRESS.sub('…', str(error))}"

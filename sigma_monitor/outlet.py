@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from sigma_monitor.alert import Alert
 from sigma_monitor.ranks import is_main
 from sigma_monitor.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
-from sigma_monitor.sinks.base import is_inline, parts
+from sigma_monitor.sinks.base import has, parts
 from sigma_monitor.sinks.courier import Courier
 from sigma_monitor.sinks.isolated import Isolated
 from sigma_monitor.snapshot import NAME, Observation, Snapshot
@@ -58,7 +58,7 @@ class Outlet:
         if is_main() and "default" in sinks:  # last: they may join rows that the others write
             chosen += [sink for sink in trackers if type(sink) not in map(type, sinks)]
         served = [part for sink in chosen for part in parts(sink)]
-        self._sinks = [Isolated(sink) if is_inline(sink) else Courier(sink) for sink in served]
+        self._sinks = [Isolated(sink) if has(sink, "inline") else Courier(sink) for sink in served]
         # Also when the interpreter ends, as on a signal whose handler raises SystemExit.
         self._end = weakref.finalize(self, _interrupt, self._sinks, os.getpid())
 
@@ -102,7 +102,7 @@ class Outlet:
 
 def _close(sinks: Sequence[Isolated], details: dict[str, Any]) -> None:
     deadline = time.monotonic() + CLOSE_SECONDS
-    last = [sink for sink in sinks if is_inline(sink.sink)]  # the record tells what the others lost
+    last = [sink for sink in sinks if has(sink.sink, "inline")]  # among them the record
     first = [sink for sink in sinks if sink not in last]
     for sink in first:
         sink.note("closed", details)

@@ -7,7 +7,6 @@ from typing import Any
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import InputError, SinkError
-from sigma_monitor.sinks.base import is_news
 from sigma_monitor.sinks.secret import unlogged
 
 __all__ = ["AppriseSink"]
@@ -53,13 +52,11 @@ class AppriseSink:
         """Nothing: only alerts are sent."""
 
     def alert(self, alert: Alert) -> None:
-        """Send it; all but baselines. A second attempt goes to those that did not take the first.
+        """Send it. A second attempt goes to those that did not take the first.
 
         Raises:
             SinkError: When a service did not take it.
         """
-        if not is_news(alert):
-            return
         if alert is not self._alert:
             self._alert, self._left = alert, list(self._services)
         kind = _RECOVERED if alert.kind == "RECOVERED" else _TYPES[alert.severity]

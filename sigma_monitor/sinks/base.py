@@ -7,24 +7,32 @@ from typing import Any, Protocol
 
 from sigma_monitor.alert import Alert
 
-__all__ = ["Sink", "is_inline", "is_news", "parts"]
+__all__ = ["Sink", "has", "is_news", "optional", "parts"]
 
 
 class Sink(Protocol):
     """Receives metrics and alerts. Any method may raise, hang or be slow.
 
     The methods are called from one thread that serves this sink alone, so that none of this
-    reaches the training. A sink that has `inline = True` is called from the training's own thread
-    instead: for what is quick and must come in order with what the training does there.
+    reaches the training. An alert may come twice, after an attempt whose answer was lost.
 
-    One with `alerts_only = True` gets no metrics: none wait for it, or are counted as lost, and
-    none that it takes without doing anything hide that its alerts fail.
+    A sink may have attributes that are True:
 
-    Three more are called where a sink has them: `check(snapshot)` with the `Snapshot` of a check
-    and `observe(observation)` with the `Observation` of rows that the user handed over, each in
-    the place of `log`; and `note(event, details)` with an event of the run. Where there is a
-    `bind()` it is called before each of them, in the training's own thread: for what is known there
-    alone, as which run of a tracker is active.
+    * `inline`: it is called from the training's own thread instead: for what is quick and must come
+      in order with what the training does there.
+    * `alerts_only`: it gets no metrics: none wait for it, or are counted as lost, and none that it
+      takes without doing anything hide that its alerts fail.
+    * `metrics_only`: it gets no alerts, likewise.
+    * `baselines`: it gets alerts of kind BASELINE too, which is no news but a step of the run.
+    * `vital`: it is never disabled, however often it fails: what is lost now may fit in later. It
+      must be quick also when it fails.
+
+    and more methods: `check(snapshot)` with the `Snapshot` of a check and `observe(observation)`
+    with the `Observation` of rows that the user handed over, each in the place of `log`;
+    `mark(alert)` with every alert, for a sink of `metrics_only` that shows what these are about;
+    and `note(event, details)` with an event of the run. Where there is a `bind()` it is called
+    before each of them, in the training's own thread: for what is known there alone, as which run
+    of a tracker is active.
     """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -34,7 +42,10 @@ class Sink(Protocol):
         """Take one alert."""
 
     def close(self) -> None:
-        """Release what is held; called once or more, and nothing after it but the same."""
+        """Release what is held, at the end of a run; may be called again.
+
+        Another run may use the sink after it, to which nothing of this one may show.
+        """
 
 
 def is_news(alert: Alert) -> bool:
@@ -42,12 +53,20 @@ def is_news(alert: Alert) -> bool:
     return alert.kind != "BASELINE"
 
 
-def is_inline(sink: Any) -> bool:
-    """Whether a sink asks to be called from the training's own thread."""
-    return bool(getattr(sink, "inline", False))
+def optional(sink: Any, name: str) -> Any:
+    """What a sink may have; None where it has none, or none that can be read."""
+    try:
+        return getattr(sink, name, None)
+    except Exception:  # of a property
+        return None
+
+
+def has(sink: Any, attribute: str) -> bool:
+    """Whether an attribute is True: of a mock every one is there, and is something else."""
+    return optional(sink, attribute) is True
 
 
 def parts(sink: Any) -> Sequence[Any]:
     """The sinks that a sink consists of: itself, as a rule."""
-    of = getattr(sink, "parts", None)
-    return (sink,) if of is None else of()
+    of = optional(type(sink), "parts")
+    return of(sink) if callable(of) else (sink,)

@@ -20,6 +20,7 @@ class ConsoleSink:
     """Writes alerts to standard error, in colour where that is a terminal and NO_COLOR is unset."""
 
     alerts_only = True
+    baselines = True  # that the watch has begun
     inline = True  # beside what the training prints
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import is_news
 
 __all__ = ["FunctionSink"]
 
 
 class FunctionSink:
-    """Calls a function with every alert but baselines; a function among `sinks` becomes one.
+    """Calls a function with every alert; a function among `sinks` becomes one.
 
     Args:
         function: Called as `function(alert)`, from a thread of its own.
@@ -28,8 +27,7 @@ class FunctionSink:
 
     def alert(self, alert: Alert) -> None:
         """One call."""
-        if is_news(alert):
-            self._function(alert)
+        self._function(alert)
 
     def close(self) -> None:
         """Nothing is held."""

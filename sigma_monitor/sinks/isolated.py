@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import Sink
-from sigma_monitor.sinks.secret import described
+from sigma_monitor.errors import described
+from sigma_monitor.sinks.base import Sink, has, is_news, optional
 from sigma_monitor.snapshot import Observation, Snapshot
 
 __all__ = ["Isolated"]
@@ -35,16 +35,15 @@ class Isolated:
         self.lost = 0
         self._lost_alerts: list[tuple[Alert, str]] = []
         self.disabled = False
-        self._alerts_only = bool(getattr(sink, "alerts_only", False))
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
         self._reported = False
 
     def check(self, snapshot: Snapshot) -> None:
         """Deliver what a check measured, or count it as lost."""
-        if self._alerts_only:
+        if has(self.sink, "alerts_only"):
             return
-        takes = getattr(self.sink, "check", None)
+        takes = optional(self.sink, "check")
         if takes is None:
             self._deliver(self.sink.log, snapshot.metrics(), snapshot.step)
         else:
@@ -52,21 +51,27 @@ class Isolated:
 
     def observe(self, observation: Observation) -> None:
         """Deliver what was measured of observed rows, or count it as lost."""
-        if self._alerts_only:
+        if has(self.sink, "alerts_only"):
             return
-        takes = getattr(self.sink, "observe", None)
+        takes = optional(self.sink, "observe")
         if takes is None:
             self._deliver(self.sink.log, observation.metrics(), observation.step)
         else:
             self._deliver(takes, observation)
 
     def alert(self, alert: Alert) -> None:
-        """Deliver an alert, or count it as lost."""
-        self._deliver(self.sink.alert, alert)
+        """Deliver an alert to a sink that sends such, or count it as lost."""
+        mark = optional(self.sink, "mark")
+        if mark is not None:
+            self._deliver(mark, alert)
+        if has(self.sink, "metrics_only"):
+            return
+        if is_news(alert) or has(self.sink, "baselines"):
+            self._deliver(self.sink.alert, alert)
 
     def note(self, event: str, details: Mapping[str, Any]) -> None:
         """Deliver an event of the run to a sink that keeps them (the record)."""
-        takes = getattr(self.sink, "note", None)
+        takes = optional(self.sink, "note")
         if takes is not None:
             self._deliver(takes, event, details)
 

@@ -36,6 +36,7 @@ class JsonlSink:
     """
 
     inline = True  # what the process has done is in the file, also when it is killed
+    baselines = True
 
     def __init__(self, path: str | os.PathLike[str], *, afresh: bool = False) -> None:
         self.path = Path(path)

@@ -23,6 +23,7 @@ class MetricsSink:
     """
 
     inline = True  # trackers want the steps of one thread, in order
+    metrics_only = True
 
     def __init__(self, log: Callable[..., Any]) -> None:
         self._log = log

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import is_news
 from sigma_monitor.sinks.extras import require
 from sigma_monitor.snapshot import NAME, Snapshot, metric_name
 
@@ -64,8 +63,8 @@ class MlflowSink:
             self._status = snapshot.status.name
 
     def alert(self, alert: Alert) -> None:
-        """A tag and an artifact; all but baselines."""
-        if self._run is None or not is_news(alert):
+        """A tag and an artifact."""
+        if self._run is None:
             return
         from mlflow import MlflowClient
 

@@ -9,19 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import unquote
 
-__all__ = ["described", "unlogged"]
-
-# What follows on a scheme, or on urllib3's "with url: ".
-_ADDRESS = re.compile(r"(?<=://)[^\s'\"<>]+|(?<=url: )[^\s'\"<>]+")
+__all__ = ["unlogged"]
 
 # Which name addresses in warnings, such as urllib3 where it cannot read the headers of an answer.
 _LOGGERS = ("apprise", "urllib3.connection", "urllib3.connectionpool")
 _SHORTEST = 4  # characters; what is shorter stands in too many lines that tell nothing
-
-
-def described(error: BaseException) -> str:
-    """Its type and message, without the addresses in it."""
-    return f"{type(error).__name__}: {_ADDRESS.sub('…', str(error))}"
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import is_news
 from sigma_monitor.snapshot import NAME, SHARES, Snapshot, metric_name
 
 __all__ = ["TensorBoardSink"]
@@ -65,9 +64,9 @@ class TensorBoardSink:
             _add_histogram(writer, tag, np.asarray(counts), snapshot.step)
 
     def alert(self, alert: Alert) -> None:
-        """A text; all but baselines."""
+        """A text."""
         writer = self._writer()
-        if writer is not None and is_news(alert):
+        if writer is not None:
             text = f"**{alert.title}**\n\n{alert.text}\n\n{alert.advice}".strip()
             writer.add_text(f"{self._name}/alerts", text, alert.step)
             writer.flush()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import is_news
 from sigma_monitor.sinks.extras import require
 
 __all__ = ["TrackioSink"]
@@ -40,8 +39,8 @@ class TrackioSink:
             self._run.log(dict(metrics), step=step)
 
     def alert(self, alert: Alert) -> None:
-        """One alert; all but baselines."""
-        if is_news(alert) and self._run is not None:
+        """One alert."""
+        if self._run is not None:
             from trackio import AlertLevel
 
             level = AlertLevel(alert.severity)

@@ -44,6 +44,7 @@ class WandbSink:
     # What is written is handed to a process of wandb's, which waits for the network in our place;
     # and only the training's own thread knows which row it is about to write.
     inline = True
+    metrics_only = True  # `parts` has what sends alerts
 
     def __init__(
         self,
@@ -88,7 +89,10 @@ class WandbSink:
         self.log(observation.metrics(), observation.step)
 
     def alert(self, alert: Alert) -> None:
-        """Show what it is about; `parts` has what sends it."""
+        """Nothing: `parts` has what sends it."""
+
+    def mark(self, alert: Alert) -> None:
+        """Show what it is about."""
         run = self._live()
         if run is not None:
             self._show(run, alert)
@@ -101,9 +105,9 @@ class WandbSink:
         if event == "started":
             settings = {f"{self._name}_monitor": dict(details)}
             run.config.update(settings, allow_val_change=True)
-        elif event == "closed":
+        elif event == "closed" and "status" in details:  # which a run that was cut off has not
             # Another name than that of the metric, whose last value is in the summary too.
-            run.summary[f"{self._name}/final_status"] = details.get("status")
+            run.summary[f"{self._name}/final_status"] = details["status"]
             run.summary[f"{self._name}/stop_reason"] = details.get("stop_reason")
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ import requests
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import SinkError
-from sigma_monitor.sinks.base import is_news
 
 __all__ = ["WandbAlerts"]
 
@@ -55,13 +54,13 @@ class WandbAlerts:
         """Nothing: only alerts are sent."""
 
     def alert(self, alert: Alert) -> None:
-        """Send it; all but baselines. An offline run keeps it until that is synchronised.
+        """Send it. An offline run keeps it until that is synchronised.
 
         Raises:
             SinkError: When W&B is not reached, or does not take it.
         """
         run = self._run
-        if run is None or not is_news(alert):
+        if run is None:
             return
         level = _LEVELS[alert.severity]
         if run.offline or not run.settings.api_key:  # only wandb itself uses an identity token

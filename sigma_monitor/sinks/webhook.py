@@ -10,7 +10,6 @@ import requests
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import InputError, SinkError
-from sigma_monitor.sinks.base import is_news
 from sigma_monitor.sinks.secret import unlogged
 
 __all__ = ["WebhookSink"]
@@ -46,13 +45,11 @@ class WebhookSink:
         """Nothing: only alerts are posted."""
 
     def alert(self, alert: Alert) -> None:
-        """Post it; all but baselines.
+        """Post it.
 
         Raises:
             SinkError: When the host is not reached, or answers with an error.
         """
-        if not is_news(alert):
-            return
         try:
             status = self._post(alert)
         except Exception as error:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from sigma_monitor.outlet import Outlet
-from sigma_monitor.sinks.base import is_inline
+from sigma_monitor.sinks.base import has
 from sigma_monitor.sinks.courier import Courier
 from tests.sinks.stores import Console, Jsonl, Trackio, Wandb
 from tests.snapshots import alert, observation, snapshot
@@ -175,7 +175,7 @@ def test_a_store_that_fails_is_said_once_and_its_sink_disabled(store, caplog):
 
 
 def test_closing_twice_counts_a_loss_once(store):
-    if isinstance(store, Trackio) or is_inline(store.sink):
+    if isinstance(store, Trackio) or has(store.sink, "inline"):
         pytest.skip("it is not served by a thread, or swallows its failures")
     gate = threading.Event()
     store.sink.alert = lambda alert: gate.wait(SOON) and 1 / 0
@@ -191,7 +191,7 @@ def test_closing_twice_counts_a_loss_once(store):
 
 
 def test_a_slow_sink_gets_everything_and_the_caller_does_not_wait(store, monkeypatch):
-    if is_inline(store.sink):
+    if has(store.sink, "inline"):
         pytest.skip("it is called from the training's own thread")
     gate = threading.Event()
     for name in ("log", "check", "observe", "alert"):

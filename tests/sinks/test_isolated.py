@@ -1,5 +1,7 @@
 """The wall between a failing sink and the training."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from sigma_monitor.sinks import Isolated
@@ -173,3 +175,62 @@ def test_metrics_are_no_loss_to_a_sink_of_alerts():
     isolated.observe(observation(1))
     isolated.alert(alert())
     assert (sink.calls, isolated.lost) == (1, 1)
+
+
+# --- which alerts
+
+
+class MetricsOnly(Patchy):
+    metrics_only = True
+
+
+class Marking(MetricsOnly):
+    def mark(self, alert):
+        self._take(("mark", alert.kind))
+
+
+class WithBaselines(Patchy):
+    baselines = True
+
+
+def test_a_baseline_is_no_news_and_no_loss_to_a_sink_that_does_not_ask_for_it():
+    isolated = Isolated(Patchy(bad=range(9)))
+    isolated.alert(alert("BASELINE", "info"))
+    assert (isolated.sink.calls, isolated.lost) == (0, 0)
+    asking = Isolated(WithBaselines())
+    asking.alert(alert("BASELINE", "info"))
+    assert asking.sink.kept == ["BASELINE"]
+
+
+def test_an_alert_is_no_loss_to_a_sink_of_metrics():
+    isolated = Isolated(MetricsOnly(bad={0, 1, 2}))
+    for step in range(4):
+        isolated.check(snapshot(step))
+        isolated.alert(alert())
+    assert (isolated.disabled, isolated.sink.calls, isolated.lost) == (True, 3, 4)
+    assert isolated.take_lost_alerts() == []
+
+
+def test_a_sink_that_marks_what_alerts_are_about_gets_all_of_them():
+    isolated = Isolated(Marking())
+    for kind in ("BASELINE", "WARNING"):
+        isolated.alert(alert(kind))
+    assert isolated.sink.kept == [("mark", "BASELINE"), ("mark", "WARNING")]
+
+
+def test_what_a_mock_or_a_broken_property_answers_is_no_wish():
+    class Broken(Patchy):
+        @property
+        def alerts_only(self):
+            raise OSError("no answer")
+
+        inline = check = observe = note = mark = alerts_only
+
+    mock = Mock()
+    for sink in (mock, Broken()):
+        isolated = Isolated(sink)
+        isolated.check(snapshot())
+        isolated.alert(alert())
+        isolated.note("closed", {})
+        assert isolated.lost == 0
+    assert len(mock.check.mock_calls) == len(mock.alert.mock_calls) == 1

@@ -68,11 +68,6 @@ def test_titles_are_short_and_constant_per_kind(run, kind):
     assert 0 < len(titles.pop()) <= 64
 
 
-def test_a_baseline_is_not_sent(run):
-    send(run, alert("BASELINE", "info"))
-    assert run.alerts == []
-
-
 def test_without_a_run_nothing_happens():
     send(None, alert())
 

@@ -264,7 +264,7 @@ def test_no_generator_is_drawn_from(tmp_path: Path) -> None:
         sink = WandbSink(metrics=True)
         before = state()
         sink.check(snapshot(10, spectra={"last": (1,) * (len(SHARES) - 1)}))
-        sink.alert(alert("COLLAPSED", "error"))
+        sink.mark(alert("COLLAPSED", "error"))
         sink.note("closed", {"status": "COLLAPSED"})
         assert state() == before
         run.finish()
