@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 __all__ = [
     "InputError",
@@ -12,6 +13,7 @@ __all__ = [
     "SinkError",
     "ZeroTraceError",
     "described",
+    "traced",
 ]
 
 # What follows on a scheme, or on urllib3's "with url: ".
@@ -44,4 +46,17 @@ class RecordError(SigmaError, ValueError):
 
 def described(error: BaseException) -> str:
     """Its type and message, without the addresses in it, which may hold tokens and passwords."""
-    return f"{type(error).__name__}: {_ADDRESS.sub('…', str(error))}"
+    try:
+        message = str(error)
+    except Exception:
+        message = "its message cannot be read"
+    return f"{type(error).__name__}: {_without_addresses(message)}"
+
+
+def traced(error: BaseException) -> str:
+    """Its traceback, likewise, with those of its causes."""
+    return _without_addresses("".join(traceback.format_exception(error)).rstrip())
+
+
+def _without_addresses(text: str) -> str:
+    return _ADDRESS.sub("…", text)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sigma_monitor.errors import InputError
+from sigma_monitor.errors import InputError, described
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Probe, ProbeSet, Reading, TokenLosses
 from sigma_monitor.ranks import failed, from_main, is_main, meet, rank_and_size
@@ -259,16 +259,16 @@ class Instrument:
         except Exception as raised:
             error = failed(raised)
             self._writing_failures_in_a_row += 1
-            described = f"{type(error).__name__}: {error}"
+            reason = described(error)
             if self._writing_failures_in_a_row == 1:
                 _logger.warning(
                     "sigma_monitor: the generation channel failed at step %d (%s); the "
                     "representation is watched on, and after %d failures in a row it alone",
                     step,
-                    described,
+                    reason,
                     _WRITING_FAILURES_ALLOWED,
                 )
-            return None, described
+            return None, reason
         finally:
             self.writing_seconds += time.perf_counter() - started
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sigma_monitor.alert import Alert, Status
 from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import worded
-from sigma_monitor.errors import InputError, RecordError
+from sigma_monitor.errors import InputError, RecordError, described, traced
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.instrument import Check, Instrument, synchronise
 from sigma_monitor.lineage import BEGINNING, END, Reference
@@ -443,8 +443,9 @@ class SigmaMonitor:
         """
         if self._open_outlet is not None:
             self._note_end()
-            self._open_outlet.close(self._outcome())
-            self._open_outlet = None
+            outlet, self._open_outlet = self._open_outlet, None
+            self._closed = True  # also where Ctrl-C ends the waiting
+            outlet.close(self._outcome())
         self._closed = True
 
     def _note_end(self) -> None:
@@ -786,18 +787,17 @@ class SigmaMonitor:
         tells = is_main() or error.__cause__ is not None
         if self.failures == self._refused + 1 and tells:
             _logger.warning(
-                "sigma_monitor: the check at step %d failed (%s: %s); training goes on, further "
-                "failures are counted silently",
+                "sigma_monitor: the check at step %d failed (%s); training goes on, further "
+                "failures are counted silently\n%s",
                 step,
-                type(error).__name__,
-                error,
-                exc_info=error,
+                described(error),
+                traced(error),
             )
         if self.disabled and tells:
             _logger.warning(
                 "sigma_monitor: switched off after %d failed checks in a row", _FAILURES_ALLOWED
             )
-        self.note("failed", step=step, error=f"{type(error).__name__}: {error}")
+        self.note("failed", step=step, error=described(error))
         for alert in [] if self._watch is None else self._watch.missed(step):
             self._outlet.alert(self._worded(alert))
 
@@ -810,8 +810,7 @@ class SigmaMonitor:
                 "silently",
                 error,
             )
-            error_text = f"{type(error).__name__}: {error}"
-            self._note_refusal("failed", step=shown(step), error=error_text)
+            self._note_refusal("failed", step=shown(step), error=described(error))
 
     def _note_refusal(self, event: str, **details: Any) -> None:
         """Write that a call was refused, unless it would be the first line of this run.

@@ -15,7 +15,7 @@ from torch import Tensor
 from sigma_monitor.alert import Alert, Status
 from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import worded
-from sigma_monitor.errors import InputError
+from sigma_monitor.errors import InputError, described, traced
 from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.options import shown, whole_step
 from sigma_monitor.outlet import Outlet
@@ -325,13 +325,12 @@ class Observer:
         if not attempts.reported:
             attempts.reported = True
             _logger.warning(
-                "sigma_monitor: the rows observed as %s could not be measured at step %s (%s: %s); "
-                "training goes on, further failures are counted silently",
+                "sigma_monitor: the rows observed as %s could not be measured at step %s (%s); "
+                "training goes on, further failures are counted silently\n%s",
                 name,
                 step,
-                type(error).__name__,
-                error,
-                exc_info=error,
+                described(error),
+                traced(error),
             )
         if attempts.off:
             _logger.warning(
@@ -339,7 +338,7 @@ class Observer:
                 name,
                 _FAILURES_ALLOWED,
             )
-        self._note("observing_failed", name=name, step=step, error=_described(error))
+        self._note("observing_failed", name=name, step=step, error=described(error))
         series = self._series.get(name)
         if series is not None:
             for alert in series.watch.missed(step):
@@ -350,15 +349,14 @@ class Observer:
         if not self._refused:
             self._refused = True
             _logger.warning(
-                "sigma_monitor: observe(%s, ..., step=%s) measures nothing (%s: %s); training goes "
-                "on, further calls like it are counted silently",
+                "sigma_monitor: observe(%s, ..., step=%s) measures nothing (%s); training goes on, "
+                "further calls like it are counted silently",
                 shown(name),
                 shown(step),
-                type(error).__name__,
-                error,
+                described(error),
             )
             self._note_refusal(
-                "observing_failed", name=shown(name), step=shown(step), error=_described(error)
+                "observing_failed", name=shown(name), step=shown(step), error=described(error)
             )
 
     def rebaseline(self) -> None:
@@ -402,10 +400,6 @@ class Observer:
         series.stop.resume(armed=bool(saved["armed"]), stopped=False)
         series.watch.load_state_dict(saved["watch"])
         return series
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _start_clock(embeddings: Any) -> float:

@@ -6,7 +6,7 @@ import os
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -58,27 +58,28 @@ class Outlet:
         if is_main() and "default" in sinks:  # last: they may join rows that the others write
             chosen += [sink for sink in trackers if type(sink) not in map(type, sinks)]
         served = [part for sink in chosen for part in parts(sink)]
-        self._sinks = [Isolated(sink) if has(sink, "inline") else Courier(sink) for sink in served]
+        self._sinks = [
+            Isolated(sink, name) if has(sink, "inline") else Courier(sink, name)
+            for sink, name in zip(served, _names(served), strict=True)
+        ]
         # Also when the interpreter ends, as on a signal whose handler raises SystemExit.
         self._end = weakref.finalize(self, _interrupt, self._sinks, os.getpid())
 
     def deliver(self, snapshot: Snapshot, alerts: Sequence[Alert]) -> None:
         """A check: to each sink its snapshot, and then what it raised."""
-        _note_lost_alerts(self._sinks)
+        self._note_lost_alerts()
         for sink in self._sinks:
-            sink.check(snapshot)
-            for alert in alerts:
-                sink.alert(alert)
+            sink.check(snapshot, alerts)
 
     def observe(self, observation: Observation, alerts: Sequence[Alert]) -> None:
         """Rows that were observed, likewise."""
+        self._note_lost_alerts()
         for sink in self._sinks:
-            sink.observe(observation)
-            for alert in alerts:
-                sink.alert(alert)
+            sink.observe(observation, alerts)
 
     def alert(self, alert: Alert) -> None:
         """An alert that no check goes with."""
+        self._note_lost_alerts()
         for sink in self._sinks:
             sink.alert(alert)
 
@@ -87,6 +88,10 @@ class Outlet:
         for sink in self._sinks:
             sink.note(event, details)
 
+    def _note_lost_alerts(self) -> None:
+        if not any(sink.failing for sink in self._sinks if has(sink.sink, "vital")):
+            _note_lost_alerts(self._sinks, self._sinks)
+
     def interrupt(self) -> None:
         """Write that the run came to no end of its own, and release all sinks."""
         self._end()
@@ -94,28 +99,41 @@ class Outlet:
     def close(self, details: dict[str, Any]) -> None:
         """Write the closing line, with `details` and what was lost, and release all sinks.
 
-        Takes at most `CLOSE_SECONDS`.
+        Takes at most `CLOSE_SECONDS`; Ctrl-C ends the waiting, and the line is written still.
         """
-        self._end.detach()
-        _close(self._sinks, details)
+        try:
+            _close(self._sinks, details)
+        finally:
+            self._end.detach()
+
+
+def _names(sinks: Sequence[Any]) -> Iterator[str]:
+    """Of their classes, numbered from the second of a class on."""
+    seen: Counter[str] = Counter()
+    for sink in sinks:
+        kind = type(sink).__name__
+        seen[kind] += 1
+        yield kind if seen[kind] == 1 else f"{kind}_{seen[kind]}"
 
 
 def _close(sinks: Sequence[Isolated], details: dict[str, Any]) -> None:
     deadline = time.monotonic() + CLOSE_SECONDS
-    last = [sink for sink in sinks if has(sink.sink, "inline")]  # among them the record
-    first = [sink for sink in sinks if sink not in last]
-    for sink in first:
-        sink.note("closed", details)
-        sink.finish()
-    for sink in first:
-        sink.close(deadline)
-    _note_lost_alerts(sinks)
-    lost: Counter[str] = Counter()
-    for sink in sinks:
-        lost[sink.name] += sink.lost
-    for sink in last:
-        sink.note("closed", {**details, "lost": dict(+lost)})
-        sink.close()
+    served = [sink for sink in sinks if isinstance(sink, Courier)]
+    last = [sink for sink in sinks if not isinstance(sink, Courier)]  # the record among them
+    try:
+        for sink in served:
+            sink.note("closed", details)
+            sink.finish(deadline)
+        for sink in served:
+            sink.close(deadline)
+    finally:  # also when Ctrl-C ends the waiting
+        for sink in served:
+            sink.close(time.monotonic())
+        _note_lost_alerts(sinks, last)
+        lost = {sink.name: sink.lost for sink in sinks if sink.lost}
+        for inline in last:
+            inline.note("closed", {**details, "lost": lost})
+            inline.close()
 
 
 def _interrupt(sinks: Sequence[Isolated], process: int) -> None:
@@ -123,10 +141,10 @@ def _interrupt(sinks: Sequence[Isolated], process: int) -> None:
         _close(sinks, {"interrupted": True})
 
 
-def _note_lost_alerts(sinks: Sequence[Isolated]) -> None:
+def _note_lost_alerts(sinks: Sequence[Isolated], told: Sequence[Isolated]) -> None:
     """Tell the record which alerts did not arrive where."""
     for sink in sinks:
         for alert, reason in sink.take_lost_alerts():
             details = {"sink": sink.name, "alert": alert.kind, "step": alert.step, "error": reason}
-            for other in sinks:
+            for other in told:
                 other.note("undelivered", details)

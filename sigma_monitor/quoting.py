@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from sigma_monitor.alert import Alert
+from sigma_monitor.errors import described
 from sigma_monitor.instrument import Instrument
 from sigma_monitor.writing import Writing
 
@@ -52,6 +53,6 @@ class Quoting:
         if self._failed:
             return
         self._failed = True
-        described = f"{type(error).__name__}: {error}"
-        _logger.warning("sigma_monitor: probe examples cannot be quoted in alerts (%s)", described)
-        self._note("quotes_failed", step=step, error=described)
+        reason = described(error)
+        _logger.warning("sigma_monitor: probe examples cannot be quoted in alerts (%s)", reason)
+        self._note("quotes_failed", step=step, error=reason)

@@ -300,6 +300,22 @@ def test_a_failure_is_counted_reported_once_and_recorded(tmp_path, messages):
     assert failed[0]["error"] == "RuntimeError: no embeddings today"
 
 
+def test_no_address_in_an_error_of_the_model_is_told(tmp_path, messages):
+    def embed(_model, _batch):
+        raise OSError("no answer from https://user:S3CRETpass@example.org/T0KENabcdef")
+
+    model = Dial()
+    monitor = model.monitor(output_dir=tmp_path, sinks=None, embed_fn=embed)
+    run(monitor, model, [0])
+    monitor.observe("codebook", torch.ones(1, 4), 0)
+    monitor.close()
+    told = "".join(messages()) + (tmp_path / RECORD).read_text()
+    assert "no answer from https://…" in told
+    assert "in embed" in messages()[0]  # its traceback
+    assert "S3CRET" not in told
+    assert "T0KEN" not in told
+
+
 def test_three_failures_in_a_row_switch_the_monitor_off(messages):
     model = Dial()
     monitor = run(model.monitor(), model, range(20), fails={5: True, 9: False})

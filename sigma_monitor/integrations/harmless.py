@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from sigma_monitor.errors import described, traced
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.ranks import RankError, exchanged, failed
 
@@ -88,12 +89,11 @@ def end_run(watcher: Watcher) -> None:
 def _switch_off(watcher: Watcher, hook: str, error: Exception) -> None:
     watcher.active = False
     with contextlib.suppress(Exception):
-        watcher.monitor.note("switched_off", error=f"{type(error).__name__}: {error}")
+        watcher.monitor.note("switched_off", error=described(error))
         watcher.monitor.close()
     _logger.warning(
-        "sigma_monitor: switched off, training goes on (%s in %s: %s)",
-        type(error).__name__,
+        "sigma_monitor: switched off, training goes on (%s, in %s)\n%s",
+        described(error),
         hook,
-        error,
-        exc_info=error,
+        traced(error),
     )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sigma_monitor.errors import RecordError
+from sigma_monitor.errors import RecordError, described
 from sigma_monitor.integrations.harmless import Watcher
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.ranks import exchanged
@@ -53,16 +53,16 @@ def new_metrics(monitor: SigmaMonitor, snapshot: Snapshot | None) -> dict[int, d
 def note_undelivered(callback: Logging, logger: str, step: int, error: Exception) -> None:
     """Count metrics that a logger refused: said once, and in the record each time."""
     callback.undelivered += 1
-    described = f"{type(error).__name__}: {error}"
+    reason = described(error)
     if callback.undelivered == 1:
         _logger.warning(
             "sigma_monitor: %s refused the metrics of step %d (%s); training goes on, the record "
             "has them, further refusals are counted silently",
             logger,
             step,
-            described,
+            reason,
         )
-    callback.monitor.note("undelivered", step=step, logger=logger, error=described)
+    callback.monitor.note("undelivered", step=step, logger=logger, error=reason)
 
 
 def agree_on_probes(monitor: SigmaMonitor) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from sigma_monitor.completions import Completion, CompletionProbe, grouped
-from sigma_monitor.errors import InputError
+from sigma_monitor.errors import InputError, described
 from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.transformers import SigmaCallback
 from sigma_monitor.options import generation_options
@@ -100,10 +100,9 @@ class SigmaGRPOCallback(SigmaCallback):
             if not self._told_failure:
                 self._told_failure = True
                 _logger.warning(
-                    "sigma_monitor: completions cannot be read (%s: %s); training goes on, and the "
+                    "sigma_monitor: completions cannot be read (%s); training goes on, and the "
                     "generation channel is without them",
-                    type(error).__name__,
-                    error,
+                    described(error),
                 )
         return [None] * len(prompts)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import queue
 import threading
 import time
-from collections.abc import Callable
+from asyncio import CancelledError
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
 
 from tenacity import (
     Retrying,
@@ -18,9 +18,9 @@ from tenacity import (
     wait_exponential,
 )
 
-from sigma_monitor.alert import Alert
-from sigma_monitor.sinks.base import Sink
-from sigma_monitor.sinks.isolated import Isolated
+from sigma_monitor.errors import described
+from sigma_monitor.sinks.base import Sink, optional
+from sigma_monitor.sinks.isolated import FAILURES_ALLOWED, Call, Isolated
 
 __all__ = ["Courier"]
 
@@ -30,42 +30,57 @@ _ROOM = 1000
 _ATTEMPTS = 4
 _SHORTEST_WAIT = 0.5  # seconds between the first two attempts, twice as many between the next
 
-Call: TypeAlias = tuple[Callable[..., None], tuple[Any, ...]]
-
 
 class Courier(Isolated):
     """An isolated sink that is served by a thread of its own.
 
     A call that raises is tried again, after 0.5, 1 and 2 seconds, before it counts as a failure;
-    its successors wait in a bounded queue. Once the sink is being closed there are no waits between
-    attempts, and what is undelivered at the deadline is lost, and counted.
+    its successors wait in a bounded queue. Once the sink is being closed this holds for alerts
+    alone, with waits of at most half the time that is left: other calls are tried once, and where
+    two failed in a row not at all before an alert, which one failure more would keep from being
+    tried. What is undelivered at the deadline is lost, and counted.
     """
 
-    def __init__(self, sink: Sink) -> None:
-        super().__init__(sink)
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None is the last
-        self._current: Call | None = None  # that the thread is making
+    def __init__(self, sink: Sink, name: str | None = None) -> None:
+        super().__init__(sink, name)
+        self._calls: deque[Call] = deque()  # the first is that which the thread is making
+        self._changed = threading.Condition(self._lock)
         self._closing = threading.Event()
-        self._given_up = False  # and everything counted
+        self._deadline = math.inf  # once closing
+        self._given_up = threading.Event()  # and everything is counted
         self._thread = threading.Thread(
             target=self._serve, name=f"sigma_monitor-{self.name}", daemon=True
         )
 
-    def _deliver(self, method: Callable[..., None], *arguments: Any) -> None:
-        room = _ROOM * (2 if any(isinstance(argument, Alert) for argument in arguments) else 1)
-        if self._calls.qsize() >= room:
-            reason = f"{room} calls are waiting"
-            self._lose(arguments, reason)
-            self._report(TimeoutError(reason))
+    def _deliver(self, calls: Sequence[Call]) -> None:
+        if calls:
+            self._bind()
+        for call in calls:
+            self._enqueue(call)
+
+    def _bind(self) -> None:
+        bind = optional(self.sink, "bind")
+        if bind is None or self.disabled:
             return
-        bind = getattr(self.sink, "bind", None)
-        if bind is not None:
-            try:
-                bind()
-            except Exception as error:
-                self._report(error)
-        self._start()
-        self._calls.put((method, arguments))
+        try:
+            bind()
+        except (Exception, CancelledError) as error:
+            self._say_once("could not be bound (%s)", described(error))
+
+    def _enqueue(self, call: Call) -> None:
+        room = _ROOM if call.alert is None else 2 * _ROOM
+        with self._changed:
+            if self._closing.is_set():
+                self._lose(call, "closed")
+                return
+            if len(self._calls) <= room:
+                self._start()
+                self._calls.append(call)
+                self._changed.notify()
+                return
+            reason = f"{room} calls are waiting"
+            self._lose(call, reason)
+        self._say_failed(reason)
 
     def _start(self) -> None:
         if self._thread.ident is None:
@@ -73,32 +88,72 @@ class Courier(Isolated):
                 self._thread.start()
 
     def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            self._current = call
-            method, arguments = call
-            super()._deliver(method, *arguments)
-            self._current = None
+        while (call := self._next()) is not None:
+            failure, reason = None, self._why_hopeless(call)
+            if reason is None:
+                try:
+                    self._make_patiently(call)
+                except BaseException as error:  # SystemExit would end the thread unseen
+                    failure, reason = error, described(error)
+                self._account(failure)
+            self._settle(call, reason)
         super()._release(math.inf)
 
-    def _attempt(self, method: Callable[..., None], *arguments: Any) -> None:
+    def _next(self) -> Call | None:
+        """The call to be made, which stays in the queue meanwhile; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._calls or self._closing.is_set())
+            return self._calls[0] if self._calls else None
+
+    def _why_hopeless(self, call: Call) -> str | None:
+        """Why a call is not tried, if so."""
+        if self.disabled:
+            return "disabled"
+        if not self._closing.is_set() or self._failures_in_a_row < FAILURES_ALLOWED - 1:
+            return None
+        with self._lock:
+            alerts_wait = any(waiting.alert for waiting in self._calls)
+        return "kept for an alert" if alerts_wait and call.alert is None else None
+
+    def _make_patiently(self, call: Call) -> None:
+        is_alert = call.alert is not None
+        enough = self._given_up if is_alert else self._closing
         attempts = Retrying(
-            stop=stop_after_attempt(_ATTEMPTS) | stop_when_event_set(self._closing),
+            stop=stop_after_attempt(_ATTEMPTS) | stop_when_event_set(enough),
             wait=wait_exponential(multiplier=_SHORTEST_WAIT),
-            sleep=sleep_using_event(self._closing),
+            sleep=self._pause if is_alert else sleep_using_event(self._closing),
             reraise=True,
         )
-        attempts(method, *arguments)
+        attempts(self._make, call)
 
-    def finish(self) -> None:
-        """Let the thread come to its end, without waits from now on."""
-        self._start()  # also where nothing was delivered: a sink may hang in close() too
-        if not self._closing.is_set():
+    def _pause(self, seconds: float) -> None:
+        """Wait so long, once closing for at most half of the time that is left."""
+        end = time.monotonic() + seconds
+        if self._closing.wait(seconds):
+            now = time.monotonic()
+            time.sleep(max(0.0, min(end - now, (self._deadline - now) / 2)))
+
+    def _settle(self, call: Call, reason: str | None) -> None:
+        """Take a call out of the queue, as lost where there is a reason."""
+        with self._lock:
+            if self._given_up.is_set():  # and it is counted
+                return
+            self._calls.popleft()
+            if reason is not None:
+                self._lose(call, reason)
+
+    def finish(self, deadline: float = math.inf) -> None:
+        """Let the thread come to its end, not later than `deadline`."""
+        with self._changed:
+            self._start()  # also where nothing was delivered: a sink may hang in close() too
+            self._deadline = min(self._deadline, deadline)
             self._closing.set()
-            self._calls.put(None)
+            self._changed.notify()
 
     def _release(self, deadline: float) -> None:
-        self.finish()
-        if self._given_up:
+        self.finish(deadline)
+        # The garbage collector may close a run in the midst of a call of this sink.
+        if self._given_up.is_set() or self._thread is threading.current_thread():
             return
         if self._thread.ident is None:
             self._give_up("no thread could be started")
@@ -107,19 +162,13 @@ class Courier(Isolated):
         self._thread.join(left)
         if self._thread.is_alive():
             self._give_up("it did not come back before the run ended")
-
-    def _lose(self, arguments: tuple[Any, ...], reason: str) -> None:
-        if not self._given_up:
-            super()._lose(arguments, reason)
+        elif self._calls:  # as in a process forked from that of the thread
+            self._give_up("its thread is gone")
 
     def _give_up(self, reason: str) -> None:
         """Count what is undelivered; the thread, which hangs in a call, ends with the process."""
-        undelivered = [] if self._current is None else [self._current]
-        with suppress(queue.Empty):
-            while (call := self._calls.get_nowait()) is not None:
-                undelivered.append(call)
-        self._calls.put(None)  # for the thread, should it come back
-        for _, arguments in undelivered:
-            self._lose(arguments, reason)
-        self._given_up = True
-        self._report(TimeoutError(reason))
+        with self._changed:
+            self._given_up.set()
+            while self._calls:
+                self._lose(self._calls.popleft(), reason)
+        self._say_failed(reason)

@@ -5,84 +5,88 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from asyncio import CancelledError
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import described
 from sigma_monitor.sinks.base import Sink, has, is_news, optional
 from sigma_monitor.snapshot import Observation, Snapshot
 
-__all__ = ["Isolated"]
+__all__ = ["FAILURES_ALLOWED", "Call", "Isolated"]
 
 _logger = logging.getLogger("sigma_monitor")
 
 # In a row. A sink that fails this often is not called again, so that it cannot slow the training.
-_FAILURES_ALLOWED = 3
+FAILURES_ALLOWED = 3
+
+
+class Call(NamedTuple):
+    """One of a method of a sink."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+    @property
+    def alert(self) -> Alert | None:
+        """That is lost with the call."""
+        return self.arguments[0] if self.method == "alert" else None
 
 
 class Isolated:
     """A sink whose failures are reported once, counted, and end in its being disabled.
+
+    What one check brings to a sink is one failure at most. A `vital` sink is never disabled.
+    Ctrl-C and SystemExit pass, since a handler of signals may raise them anywhere.
+
+    Args:
+        sink: The sink.
+        name: In messages and the record; the name of its class without one.
 
     Attributes:
         lost: Calls that were not delivered.
         disabled: It failed too often and is no longer called.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, name: str | None = None) -> None:
         self.sink = sink
-        self.name = type(sink).__name__
+        self.name = type(sink).__name__ if name is None else name
         self.lost = 0
-        self._lost_alerts: list[tuple[Alert, str]] = []
         self.disabled = False
-        self._lock = threading.Lock()
+        self._lost_alerts: list[tuple[Alert, str]] = []
         self._failures_in_a_row = 0
-        self._reported = False
+        self._said: set[str] = set()
+        # The garbage collector may close a run in the middle of anything, by the same thread.
+        self._lock = threading.RLock()
 
-    def check(self, snapshot: Snapshot) -> None:
-        """Deliver what a check measured, or count it as lost."""
-        if has(self.sink, "alerts_only"):
-            return
-        takes = optional(self.sink, "check")
-        if takes is None:
-            self._deliver(self.sink.log, snapshot.metrics(), snapshot.step)
-        else:
-            self._deliver(takes, snapshot)
+    def check(self, snapshot: Snapshot, alerts: Sequence[Alert] = ()) -> None:
+        """Deliver what a check measured and what it raised, or count it as lost."""
+        self._deliver([*self._of_measured("check", snapshot), *self._of_alerts(alerts)])
 
-    def observe(self, observation: Observation) -> None:
-        """Deliver what was measured of observed rows, or count it as lost."""
-        if has(self.sink, "alerts_only"):
-            return
-        takes = optional(self.sink, "observe")
-        if takes is None:
-            self._deliver(self.sink.log, observation.metrics(), observation.step)
-        else:
-            self._deliver(takes, observation)
+    def observe(self, observation: Observation, alerts: Sequence[Alert] = ()) -> None:
+        """Deliver what was measured of observed rows, likewise."""
+        self._deliver([*self._of_measured("observe", observation), *self._of_alerts(alerts)])
 
     def alert(self, alert: Alert) -> None:
-        """Deliver an alert to a sink that sends such, or count it as lost."""
-        mark = optional(self.sink, "mark")
-        if mark is not None:
-            self._deliver(mark, alert)
-        if has(self.sink, "metrics_only"):
-            return
-        if is_news(alert) or has(self.sink, "baselines"):
-            self._deliver(self.sink.alert, alert)
+        """Deliver an alert that no check goes with, likewise."""
+        self._deliver([*self._of_alerts([alert])])
 
     def note(self, event: str, details: Mapping[str, Any]) -> None:
         """Deliver an event of the run to a sink that keeps them (the record)."""
-        takes = optional(self.sink, "note")
-        if takes is not None:
-            self._deliver(takes, event, details)
+        if optional(self.sink, "note") is not None:
+            self._deliver([Call("note", (event, details))])
+
+    @property
+    def failing(self) -> bool:
+        """Whether the latest that it was given was lost."""
+        return self._failures_in_a_row > 0
 
     def take_lost_alerts(self) -> list[tuple[Alert, str]]:
         """Alerts that were not delivered since the last call, and why."""
         with self._lock:
             taken, self._lost_alerts = self._lost_alerts, []
         return taken
-
-    def finish(self) -> None:
-        """Prepare to be closed: nothing more is coming."""
 
     def close(self, deadline: float = math.inf) -> None:
         """Close the sink, disabled or not, and say how much it lost.
@@ -92,50 +96,78 @@ class Isolated:
         """
         self._release(deadline)
         if self.lost:
-            _logger.warning("sigma_monitor: %s lost %d calls in this run", self.name, self.lost)
+            self._say_once("lost %d calls in this run", self.lost)
 
-    def _deliver(self, method: Callable[..., None], *arguments: Any) -> None:
-        if self.disabled:
-            self._lose(arguments, "disabled")
+    def _of_measured(self, method: str, measured: Snapshot | Observation) -> Iterator[Call]:
+        if has(self.sink, "alerts_only"):
             return
-        try:
-            self._attempt(method, *arguments)
-            self._failures_in_a_row = 0
-        except Exception as error:
-            self._lose(arguments, described(error))
-            self._count_failure(error)
+        if optional(self.sink, method) is not None:
+            yield Call(method, (measured,))
+        else:
+            yield Call("log", (measured.metrics(), measured.step))
 
-    def _attempt(self, method: Callable[..., None], *arguments: Any) -> None:
-        method(*arguments)
+    def _of_alerts(self, alerts: Sequence[Alert]) -> Iterator[Call]:
+        for alert in alerts:
+            if optional(self.sink, "mark") is not None:
+                yield Call("mark", (alert,))
+            wanted = is_news(alert) or has(self.sink, "baselines")
+            if wanted and not has(self.sink, "metrics_only"):
+                yield Call("alert", (alert,))
+
+    def _deliver(self, calls: Sequence[Call]) -> None:
+        """Make the calls that one check, or one event, brings."""
+        if not calls:
+            return
+        if self.disabled:
+            for call in calls:
+                self._lose(call, "disabled")
+            return
+        failure = None
+        for call in calls:
+            try:
+                self._make(call)
+            except (Exception, CancelledError) as error:
+                failure = error
+                self._lose(call, described(error))
+        self._account(failure)
+
+    def _make(self, call: Call) -> None:
+        getattr(self.sink, call.method)(*call.arguments)
 
     def _release(self, deadline: float) -> None:
         try:
             self.sink.close()
-        except Exception as error:
-            self._report(error)
+        except (Exception, CancelledError) as error:
+            self._say_once("could not be closed (%s)", described(error))
 
-    def _lose(self, arguments: tuple[Any, ...], reason: str) -> None:
+    def _lose(self, call: Call, reason: str) -> None:
         with self._lock:
             self.lost += 1
-            self._lost_alerts += [(lost, reason) for lost in arguments if isinstance(lost, Alert)]
+            if call.alert is not None:
+                self._lost_alerts.append((call.alert, reason))
 
-    def _count_failure(self, error: Exception) -> None:
+    def _account(self, failure: BaseException | None) -> None:
+        """Draw the consequence of what was tried."""
+        is_vital = has(self.sink, "vital")
+        if failure is None:
+            if self._failures_in_a_row and is_vital:
+                self._say_once("works again; it has lost %d calls", self.lost)
+            self._failures_in_a_row = 0
+            return
         self._failures_in_a_row += 1
-        self._report(error)
-        if self._failures_in_a_row == _FAILURES_ALLOWED:
+        self._say_failed(described(failure))
+        if self._failures_in_a_row >= FAILURES_ALLOWED and not is_vital:
             self.disabled = True
-            _logger.warning(
-                "sigma_monitor: %s is disabled after %d failures in a row; training goes on",
-                self.name,
-                _FAILURES_ALLOWED,
+            self._say_once(
+                "is disabled after %d failures in a row; training goes on", FAILURES_ALLOWED
             )
 
-    def _report(self, error: Exception) -> None:
-        if not self._reported:
-            self._reported = True
-            _logger.warning(
-                "sigma_monitor: %s failed (%s); training goes on, further failures are "
-                "counted silently",
-                self.name,
-                described(error),
-            )
+    def _say_failed(self, reason: str) -> None:
+        self._say_once(
+            "failed (%s); training goes on, further failures are counted silently", reason
+        )
+
+    def _say_once(self, message: str, *values: object) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            _logger.warning("sigma_monitor: %s " + message, self.name, *values)

@@ -37,12 +37,12 @@ class JsonlSink:
 
     inline = True  # what the process has done is in the file, also when it is killed
     baselines = True
+    vital = True
 
     def __init__(self, path: str | os.PathLike[str], *, afresh: bool = False) -> None:
         self.path = Path(path)
         self._afresh = afresh
         self._file: IO[bytes] | None = None
-        self._torn = True  # what the file ends with is unknown until it was opened
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Nothing: `check` and `observe` have all of it."""
@@ -68,26 +68,33 @@ class JsonlSink:
 
     def close(self) -> None:
         """Close the file; a later line opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> None:
-        line = json.dumps({"type": kind, "schema": SCHEMA, **body}, allow_nan=False) + "\n"
+        text = json.dumps({"type": kind, "schema": SCHEMA, **body}, allow_nan=False)
+        line = f"{text}\n".encode()
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._afresh or _has_another_schema(self.path):
-                self._afresh = False
-                _put_aside(self.path)
-            # Unbuffered: a failed write leaves nothing behind that close() would fail on again.
-            self._file = self.path.open("ab", buffering=0)
-            self._torn = _ends_torn(self.path)
-        data = (b"\n" if self._torn else b"") + line.encode()
-        self._torn = True
-        written = self._file.write(data)
-        if written != len(data):
-            raise OSError(f"only {written} of {len(data)} bytes were written to {self.path}")
-        self._torn = False
+            file = self._opened()
+            line = (b"\n" if _ends_torn(self.path) else b"") + line
+            self._file = file
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes were written to {self.path}")
+        except BaseException:  # opened anew it tells what it ends with, and no handle stays stale
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
+
+    def _opened(self) -> IO[bytes]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._afresh or _has_another_schema(self.path):
+            self._afresh = False
+            _put_aside(self.path)
+        # Unbuffered: a failed write leaves nothing behind that close() would fail on again.
+        return self.path.open("ab", buffering=0)
 
 
 @dataclass(frozen=True)

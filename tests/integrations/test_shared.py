@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from sigma_monitor import SigmaMonitor
+from sigma_monitor.integrations.harmless import harmless
+from sigma_monitor.integrations.shared import note_undelivered
+from sigma_monitor.monitor import RECORD
 from tests.integrations.resuming_ranks import STATES, resume_on
 from tests.processes import spawned
 
@@ -14,3 +21,21 @@ def test_all_ranks_go_on_from_their_checkpoint_or_none_does(tmp_path: Path) -> N
     expected = {case: [False, 0] for case in STATES} | {"good": [True, 1]}
     for rank in (0, 1):
         assert json.loads((tmp_path / f"rank{rank}.json").read_text()) == expected
+
+
+def test_no_address_of_a_logger_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    error = OSError("no answer from https://user:S3CRETpass@example.org/T0KENabcdef")
+
+    @harmless
+    def hook(_: object) -> None:
+        raise error
+
+    monitor = SigmaMonitor(output_dir=tmp_path)
+    callback = SimpleNamespace(monitor=monitor, active=True, undelivered=0)
+    note_undelivered(callback, "a logger", 0, error)
+    hook(callback)
+    told = caplog.text + (tmp_path / RECORD).read_text()
+    assert (callback.undelivered, callback.active) == (1, False)
+    assert told.count("no answer from https://…") >= 4  # in a message and a line of each
+    assert "S3CRET" not in told
+    assert "T0KEN" not in told

@@ -1,5 +1,7 @@
 """Delivery off the training's thread."""
 
+import asyncio
+import multiprocessing
 import threading
 import time
 
@@ -133,16 +135,123 @@ def test_close_does_not_wait_for_a_sink_that_hangs_and_counts_what_it_left(messa
     sink.let_go.set()
 
 
-def test_closing_cuts_the_waits_between_attempts_short(monkeypatch):
+def test_closing_cuts_the_waits_of_metrics_short(monkeypatch):
     monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 60.0)
     sink = Scripted(bad=range(1000))
     courier = Courier(sink)
-    courier.alert(alert("WARNING"))
+    courier.check(snapshot())
     served(sink, 1)
     started = time.monotonic()
     courier.close(started + 50)
     assert time.monotonic() - started < SOON
-    assert courier.lost == 1
+    assert (sink.calls, courier.lost) == (2, 1)
+
+
+def test_an_alert_has_its_attempts_while_the_sink_is_being_closed():
+    sink = Scripted(bad={0, 1, 2}, hanging={0})
+    courier = Courier(sink)
+    courier.alert(alert("COLLAPSED"))
+    assert sink.at_rest.wait(SOON)
+    courier.finish(time.monotonic() + SOON)
+    sink.let_go.set()
+    courier.close(time.monotonic() + SOON)
+    assert (sink.kept, courier.lost) == (["COLLAPSED"], 0)
+
+
+def test_an_alert_waits_for_its_next_attempt_no_longer_than_closing_may_take(monkeypatch):
+    monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 60.0)
+    sink = Scripted(bad={0})
+    courier = Courier(sink)
+    courier.alert(alert("COLLAPSED"))
+    served(sink, 1)
+    courier.close(time.monotonic() + 1.0)
+    assert (sink.kept, courier.lost) == (["COLLAPSED"], 0)
+
+
+def test_the_time_to_close_is_for_alerts_once_two_calls_have_failed():
+    sink = Scripted(bad=range(5), hanging={0})
+    courier = Courier(sink)
+    for step in range(50):
+        courier.check(snapshot(step))
+    courier.alert(alert("COLLAPSED"))
+    assert sink.at_rest.wait(SOON)
+    courier.finish()
+    sink.let_go.set()
+    courier.close()
+    # Two checks are tried, once each, and the alert four times.
+    assert (sink.calls, sink.kept, courier.lost) == (2 + 4, ["COLLAPSED"], 50)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+def test_nothing_that_a_sink_raises_ends_its_thread(kind, messages):
+    class Raising(Scripted):
+        def log(self, metrics, step):
+            if step == 0:
+                raise kind
+            super().log(metrics, step)
+
+    sink = Raising()
+    courier = Courier(sink)
+    for step in range(3):
+        courier.check(snapshot(step))
+    courier.close(time.monotonic() + SOON)
+    assert (sink.kept, courier.lost, sink.closed) == ([1, 2], 1, 1)
+    assert sum(kind.__name__ in text for text in messages()) == 1
+
+
+def test_in_a_forked_process_what_no_thread_takes_is_counted():
+    courier = Courier(Scripted())
+    courier.check(snapshot(0))
+    served(courier.sink, 1)
+
+    def child():
+        for step in range(3):
+            courier.alert(alert(step=step))
+        courier.close(time.monotonic() + 60)
+        assert courier.lost == 3
+        assert len(courier.take_lost_alerts()) == 3
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(SOON)
+    assert process.exitcode == 0
+    courier.close()
+
+
+def test_a_sink_that_closes_its_own_courier_does_not_wait_for_itself():
+    """As the garbage collector does, where the sink holds the last reference to the monitor."""
+
+    class Closing(Scripted):
+        def alert(self, alert):
+            courier.close(time.monotonic() + SOON)
+            super().alert(alert)
+
+    courier = Courier(sink := Closing())
+    courier.alert(alert("WARNING"))
+    courier._thread.join(SOON)
+    assert (sink.kept, courier.lost, sink.closed) == (["WARNING"], 0, 1)
+
+
+def test_a_sink_that_cannot_be_bound_is_said_and_its_failures_too(messages):
+    class Unbound(Scripted):
+        def bind(self):
+            raise OSError("no run")
+
+    courier = Courier(Unbound(bad=range(1000)))
+    for step in range(2):
+        courier.check(snapshot(step))
+    served(courier.sink, 8)
+    courier.close()
+    said = messages()
+    assert [sum(part in text for text in said) for part in ("no run", "service is gone")] == [1, 1]
+
+
+def test_what_comes_after_the_end_is_counted():
+    courier = Courier(sink := Scripted())
+    courier.close()
+    courier.alert(alert("WARNING"))
+    assert (sink.kept, courier.lost) == ([], 1)
+    assert [reason for _, reason in courier.take_lost_alerts()] == ["closed"]
 
 
 def test_a_sink_that_hangs_in_close_is_not_waited_for():

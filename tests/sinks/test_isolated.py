@@ -1,5 +1,6 @@
 """The wall between a failing sink and the training."""
 
+import asyncio
 from unittest.mock import Mock
 
 import pytest
@@ -114,13 +115,61 @@ def test_a_failing_close_alone_is_reported(messages):
     assert "cannot close" in messages()[0]
 
 
-def test_an_interrupt_is_not_swallowed():
-    class Interrupted(Patchy):
-        def log(self, metrics, step):
-            raise KeyboardInterrupt
+class Raising(Patchy):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
 
-    with pytest.raises(KeyboardInterrupt):
-        Isolated(Interrupted()).check(snapshot())
+    def log(self, metrics, step):
+        raise self.error
+
+    close = property(lambda self: self.log({}, 0))
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_a_handler_of_signals_raises_is_not_swallowed(kind):
+    isolated = Isolated(Raising(kind()))
+    for call in (lambda: isolated.check(snapshot()), isolated.close):
+        with pytest.raises(kind):
+            call()
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("not even that")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), Unspeakable()])
+def test_whatever_else_a_sink_raises_is_a_failure(error, messages):
+    isolated = Isolated(Raising(error))
+    isolated.check(snapshot())
+    isolated.close()
+    assert isolated.lost == 1
+    assert type(error).__name__ in messages()[0]
+
+
+def test_what_one_check_brings_is_one_failure_at_most():
+    isolated = Isolated(Patchy(range(9)))
+    for step in range(3):
+        assert not isolated.disabled
+        isolated.check(snapshot(step), [alert("WARNING"), alert("STOPPED")])
+    assert (isolated.disabled, isolated.lost) == (True, 9)
+
+
+class Vital(Patchy):
+    vital = True
+
+
+def test_a_vital_sink_is_never_disabled_and_its_recovery_is_told_once(messages):
+    isolated = Isolated(Vital({0, 1, 2, 3, 5}))
+    for step in range(8):
+        isolated.check(snapshot(step))
+    isolated.close()
+    assert isolated.sink.kept == [4, 6, 7]
+    assert (isolated.lost, isolated.disabled) == (5, False)
+    expected = ("service is gone", "works again; it has lost 4 calls", "lost 5 calls in this run")
+    for part, text in zip(expected, messages(), strict=True):
+        assert part in text
 
 
 class Whole(Patchy):
@@ -212,10 +261,12 @@ def test_an_alert_is_no_loss_to_a_sink_of_metrics():
 
 
 def test_a_sink_that_marks_what_alerts_are_about_gets_all_of_them():
-    isolated = Isolated(Marking())
-    for kind in ("BASELINE", "WARNING"):
+    isolated = Isolated(Marking({1}))
+    for kind in ("BASELINE", "WARNING", "COLLAPSED"):
         isolated.alert(alert(kind))
-    assert isolated.sink.kept == [("mark", "BASELINE"), ("mark", "WARNING")]
+    assert isolated.sink.kept == [("mark", "BASELINE"), ("mark", "COLLAPSED")]
+    assert isolated.lost == 1
+    assert isolated.take_lost_alerts() == []  # which others may have sent
 
 
 def test_what_a_mock_or_a_broken_property_answers_is_no_wish():

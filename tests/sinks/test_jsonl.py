@@ -99,6 +99,16 @@ def test_closing_twice_and_writing_again_are_fine(path):
     assert steps_of(read_record(path)) == [0, 10]
 
 
+def test_a_handle_that_has_gone_stale_costs_one_line(path):
+    sink = JsonlSink(path)
+    sink.check(snapshot(0))
+    os.close(sink._file.fileno())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sink.check(snapshot(10))
+    sink.check(snapshot(20))
+    assert steps_of(read_record(path)) == [0, 20]
+
+
 def test_a_kill_at_any_byte_leaves_whole_lines_and_the_record_goes_on(path):
     whole = written(path, 0, 10)
     first = whole.index(b"\n")

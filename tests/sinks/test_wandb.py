@@ -7,6 +7,7 @@ import pytest
 
 from sigma_monitor.alert import AlertKind
 from sigma_monitor.detection import worded
+from sigma_monitor.sinks import WandbSink
 from sigma_monitor.sinks.wandb_alert import WandbAlerts
 from tests.snapshots import alert
 
@@ -66,6 +67,12 @@ def test_titles_are_short_and_constant_per_kind(run, kind):
     assert len(run.alerts) == 2
     assert len(titles) == 1
     assert 0 < len(titles.pop()) <= 64
+
+
+def test_the_outcome_of_a_run_that_was_cut_off_stays_as_it_was():
+    run = SimpleNamespace(disabled=False, summary={"sigma/final_status": "COLLAPSED"})
+    WandbSink(run).note("closed", {"interrupted": True})
+    assert run.summary == {"sigma/final_status": "COLLAPSED"}
 
 
 def test_without_a_run_nothing_happens():
