@@ -727,9 +727,10 @@ class SigmaMonitor:
         placed = replace(alert, check=self.checks, fingerprint=self._fingerprint)
         quotes = self._quoting.of(alert, writing)
         if self._watch is None:
-            return worded(placed, quotes=quotes)
+            return worded(placed, monitor=self.name, quotes=quotes)
         return worded(
             placed,
+            monitor=self.name,
             loss=self._watch.loss.mean,
             start_loss=self._watch.loss_at_baseline(alert),
             quotes=quotes,

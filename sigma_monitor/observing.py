@@ -228,7 +228,7 @@ class Observer:
         series.number += 1
         alerts = series.watch.update(step, measured, one_each=one_each)
         alerts += self._stop_alerts(series, step)
-        alerts = [worded(replace(alert, check=series.number)) for alert in alerts]
+        alerts = [self._worded(alert, series) for alert in alerts]
         seconds = time.perf_counter() - started
         observation = Observation(
             name=name,
@@ -318,6 +318,9 @@ class Observer:
         text = f"Reason: {self.stop_reason}."
         return [Alert("STOPPED", "info", step, series.number, "observed", name, text=text)]
 
+    def _worded(self, alert: Alert, series: _Series) -> Alert:
+        return worded(replace(alert, check=series.number), monitor=self.options.monitor)
+
     def _note_failure(self, name: str, step: int, error: Exception) -> None:
         self.failures += 1
         attempts = self._attempts[name]
@@ -342,7 +345,7 @@ class Observer:
         series = self._series.get(name)
         if series is not None:
             for alert in series.watch.missed(step):
-                self._outlet().alert(worded(replace(alert, check=series.number)))
+                self._outlet().alert(self._worded(alert, series))
 
     def _note_refused(self, name: Any, step: Any, error: Exception) -> None:
         self.failures += 1

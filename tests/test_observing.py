@@ -167,7 +167,7 @@ def test_alignment_to_one_direction_is_caught_though_the_centred_rank_stays():
     assert (alert.channel, alert.layer) == ("observed", "projector")
     assert (alert.functional, alert.convention) == ("uncentred/effective_rank", "uncentred rows")
     assert alert.severity == "error"
-    assert alert.title == "sigma: observed rows have collapsed"
+    assert alert.title == "sigma: rows of projector have collapsed"
     assert f"COLLAPSED at step {step} (observation {step + 1})." in alert.text
     assert "observed projector" in alert.text
     assert "all rows point one way" in alert.text

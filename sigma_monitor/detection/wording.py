@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sigma_monitor.alert import Alert, Channel
+from sigma_monitor.snapshot import NAME
 
 __all__ = ["worded"]
 
@@ -13,41 +14,46 @@ __all__ = ["worded"]
 _EXPANSION = "WARNING of expansion"
 _Words = dict[Channel, dict[str, str]]  # by channel and kind
 
-# Constant, so that trackers merge alerts of one kind; at most 64 characters. What is missing for a
-# channel is worded as for representations.
+# Behind the monitor's name. Constant for each kind, since trackers merge or drop by title; what is
+# missing for a channel is worded as for representations.
 _TITLES: _Words = {
     "representation": {
-        "BASELINE": "sigma: baseline frozen",
-        "WARNING": "sigma: representations are contracting",
-        _EXPANSION: "sigma: representations are expanding",
-        "COLLAPSED": "sigma: representations have collapsed",
-        "RECOVERED": "sigma: representations have recovered",
-        "NONFINITE": "sigma: non-finite embeddings",
-        "VANISHED": "sigma: representations have vanished",
-        "NO_DATA": "sigma: no measurements",
-        "FLAPPING": "sigma: status flaps, alerts are held back",
-        "STOPPED": "sigma: a stop that was asked for is due",
+        "BASELINE": "baseline frozen",
+        "WARNING": "representations are contracting",
+        _EXPANSION: "representations are expanding",
+        "COLLAPSED": "representations have collapsed",
+        "RECOVERED": "representations have recovered",
+        "NONFINITE": "non-finite embeddings",
+        "VANISHED": "representations have vanished",
+        "NO_DATA": "no measurements",
+        "FLAPPING": "status flaps, alerts are held back",
+        "STOPPED": "a stop that was asked for is due",
     },
     "generation": {
-        "WARNING": "sigma: the model writes less varied text",
-        _EXPANSION: "sigma: the model writes more varied text",
-        "COLLAPSED": "sigma: the model's text has collapsed",
-        "RECOVERED": "sigma: the model's text has recovered",
+        "WARNING": "the model writes less varied text",
+        _EXPANSION: "the model writes more varied text",
+        "COLLAPSED": "the model's text has collapsed",
+        "RECOVERED": "the model's text has recovered",
     },
     "loss": {
-        "WARNING": "sigma: held-out loss is rising",
-        "RECOVERED": "sigma: held-out loss has recovered",
-        "NONFINITE": "sigma: held-out loss is not finite",
+        "WARNING": "held-out loss is rising",
+        "RECOVERED": "held-out loss has recovered",
+        "NONFINITE": "held-out loss is not finite",
     },
     "observed": {
-        "WARNING": "sigma: observed rows are contracting",
-        _EXPANSION: "sigma: observed rows are expanding",
-        "COLLAPSED": "sigma: observed rows have collapsed",
-        "RECOVERED": "sigma: observed rows have recovered",
-        "NONFINITE": "sigma: observed rows are not finite",
-        "VANISHED": "sigma: observed rows have vanished",
+        "BASELINE": "baseline of {rows} frozen",
+        "WARNING": "rows of {rows} are contracting",
+        _EXPANSION: "rows of {rows} are expanding",
+        "COLLAPSED": "rows of {rows} have collapsed",
+        "RECOVERED": "rows of {rows} have recovered",
+        "NONFINITE": "rows of {rows} are not finite",
+        "VANISHED": "rows of {rows} have vanished",
+        "NO_DATA": "no measurements of {rows}",
+        "FLAPPING": "{rows} flaps, alerts are held back",
+        "STOPPED": "a stop for {rows} is due",
     },
 }
+_LONGEST_TITLE = 64  # characters, which W&B asks for
 
 _LOOK_AT_TEXT = (
     "Look at some of the text the model writes, and at the share of model-made text in the data. "
@@ -112,6 +118,7 @@ _ADVICE: _Words = {
 def worded(
     alert: Alert,
     *,
+    monitor: str = NAME,
     loss: float | None = None,
     start_loss: float | None = None,
     quotes: Sequence[str] = (),
@@ -120,6 +127,7 @@ def worded(
 
     Args:
         alert: As the detector raised it, with layer, convention and interval added.
+        monitor: Its name, so that W&B does not take another's alert for the same and drop it.
         loss: Held-out loss at this check, nats per token.
         start_loss: Held-out loss at baseline.
         quotes: Texts to show at the end.
@@ -136,10 +144,20 @@ def worded(
     parts += [f"\u201c{quote.strip()}\u201d" for quote in quotes]
     return replace(
         alert,
-        title=_words(_TITLES, alert),
+        title=_title(alert, monitor),
         text=" ".join(part for part in parts if part),
         advice=_words(_ADVICE, alert),
     )
+
+
+def _title(alert: Alert, monitor: str) -> str:
+    """At most `_LONGEST_TITLE` characters, if need be by a shortened name of the rows."""
+    title = f"{monitor}: {_words(_TITLES, alert)}"
+    rows = alert.layer or ""
+    room = _LONGEST_TITLE - len(title.replace("{rows}", ""))
+    if len(rows) > room:
+        rows = f"{rows[: max(0, room - 1)]}…"
+    return title.replace("{rows}", rows)[:_LONGEST_TITLE]
 
 
 def _words(table: _Words, alert: Alert) -> str:

@@ -41,8 +41,31 @@ def test_titles_are_short_and_the_same_for_every_alert_of_a_kind(kind):
     assert 0 < len(first.title) <= 64
 
 
-def test_every_kind_has_its_own_title():
-    assert len({worded(alert(kind)).title for kind in KINDS}) == len(KINDS)
+@pytest.mark.parametrize("channel", ["representation", "observed"])
+def test_every_kind_has_its_own_title(channel):
+    titles = {worded(alert(kind, channel=channel)).title for kind in KINDS}
+    assert len(titles) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_titles_tell_monitors_and_rows_apart(kind):
+    """W&B drops a second alert of one title within a minute."""
+    told = [alert(kind, channel="observed", layer=rows) for rows in ("codebook", "projector")]
+    titles = [worded(one, monitor=name).title for one in told for name in ("sigma", "student")]
+    assert len({*titles}) == 4
+    assert titles[0].startswith("sigma: ")
+    assert titles[1].startswith("student: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_titles_of_long_names_keep_the_limit_and_what_happened(kind):
+    told = alert(kind, channel="observed", layer="r" * 100)
+    before, after = worded(replace(told, layer="Q")).title.split("Q")
+    title = worded(told).title
+    assert len(title) == 64
+    assert title.startswith(f"{before}rrr")
+    assert title.endswith(f"r…{after}")
+    assert 0 < len(worded(told, monitor="m" * 100).title) <= 64
 
 
 @pytest.mark.parametrize("kind", KINDS)
