@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.utils import get_auth_from_url
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import InputError, SinkError
@@ -37,6 +39,7 @@ class WebhookSink:
         self._url = str(url)
         self._headers = dict(headers or {})
         self._host = _host(self._url, self._headers)
+        self._auth = _auth(self._url)
         if not _is_positive(timeout):
             raise InputError(f"timeout={timeout!r}: pass a positive number of seconds.")
         self._timeout = timeout
@@ -69,12 +72,23 @@ class WebhookSink:
                 self._url,
                 json=alert.to_dict(),
                 headers=self._headers,
+                auth=self._auth,
                 timeout=self._timeout,
                 allow_redirects=False,  # most lead to a GET, and the alert would be lost unseen
                 stream=True,
             ) as answer,
         ):
             return answer.status_code
+
+
+def _auth(url: str) -> Any:
+    """The credentials in the address; without any, requests would look for some in ~/.netrc."""
+    named = get_auth_from_url(url)
+    return named if any(named) else _as_it_is
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _is_positive(value: object) -> bool:

@@ -31,6 +31,7 @@ class Web(http.server.ThreadingHTTPServer):
         self.let_go = threading.Event()
         self.requests = 0
         self.bodies: list[Any] = []
+        self.authorisations: list[str | None] = []  # of every request
 
     def url(self, path: str = "/hook") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -45,6 +46,7 @@ class _Post(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests += 1
+        self.server.authorisations.append(self.headers["Authorization"])
         if self.server.hangs:
             self.server.let_go.wait(PATIENCE)
             return

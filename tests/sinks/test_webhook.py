@@ -1,6 +1,9 @@
 """Alerts as JSON to an address."""
 
+from base64 import b64encode
+
 import pytest
+import requests
 
 from sigma_monitor.errors import SinkError
 from sigma_monitor.sinks import WebhookSink
@@ -34,6 +37,30 @@ def test_any_success_is_one(web, status):
     web.status = status
     WebhookSink(web.url()).alert(alert())
     assert web.requests == 1
+
+
+@pytest.fixture
+def netrc(tmp_path, monkeypatch):
+    """Credentials for the host of the tests that nobody has given to a sink."""
+    path = tmp_path / "netrc"
+    path.write_text("machine 127.0.0.1 login somebody password secret\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+
+
+@pytest.mark.usefixtures("netrc")
+def test_no_credentials_are_sent_that_were_not_given(web):
+    assert requests.post(web.url(), json={}, timeout=5).request.headers["Authorization"]
+    WebhookSink(web.url()).alert(alert())
+    assert web.authorisations[1:] == [None]
+
+
+@pytest.mark.usefixtures("netrc")
+def test_those_that_were_given_are_sent(web):
+    WebhookSink(web.url(), headers={"Authorization": "Bearer mine"}).alert(alert())
+    WebhookSink(web.url().replace("://", "://user:p%40ss@")).alert(alert())
+    basic = b64encode(b"user:p@ss").decode()
+    assert web.authorisations == ["Bearer mine", f"Basic {basic}"]
 
 
 def test_an_answer_without_end_is_not_read(web):
