@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 __all__ = ["require"]
 
@@ -13,5 +14,11 @@ def require(library: str, extra: str, user: str) -> None:
     Raises:
         ImportError: Naming the extra.
     """
-    if importlib.util.find_spec(library) is None:
+    if not _is_there(library):
         raise ImportError(f'{user} needs {library}: pip install "sigma-monitor[{extra}]".')
+
+
+def _is_there(library: str) -> bool:
+    if library in sys.modules:  # None there stands for one that must not be imported
+        return sys.modules[library] is not None
+    return importlib.util.find_spec(library) is not None

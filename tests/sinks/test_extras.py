@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -20,6 +21,13 @@ def test_without_its_library_a_sink_names_the_extra(monkeypatch, make, library, 
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=f'{library}: pip install "sigma-monitor\\[{extra}\\]"'):
         make()
+
+
+@pytest.mark.parametrize(("make", "library"), [(TrackioSink, "trackio"), (MlflowSink, "mlflow")])
+def test_a_library_without_a_spec_is_there_all_the_same(monkeypatch, make, library):
+    """As a stand-in of a test, or what a host has put together itself."""
+    monkeypatch.setitem(sys.modules, library, ModuleType(library))
+    make()
 
 
 def test_naming_all_sinks_imports_none_of_their_libraries():
