@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import InputError, SinkError
+from sigma_monitor.sinks.private_random import private_random
 from sigma_monitor.sinks.secret import unlogged
 
 __all__ = ["AppriseSink"]
 
 _TYPES = {"info": "info", "warn": "warning", "error": "failure"}
 _RECOVERED = "success"
+# Which draw the Message-ID of a mail, what stands between its parts, and a nickname.
+_DRAWING = ("email.utils", "email.generator", "apprise.plugins.irc.client")
+
+
+class _Latest(threading.local):
+    """The alert that a thread is delivering: a sink may be that of several monitors."""
+
+    alert: Alert | None = None
+    left: Sequence[Any] = ()  # services that have not taken it
 
 
 class AppriseSink:
@@ -45,8 +56,7 @@ class AppriseSink:
                 f"of {len(urls)} urls of an AppriseSink apprise cannot read those at {unread} (not "
                 "shown here, since they may be secrets); see its list of services for their form."
             )
-        self._alert: Alert | None = None  # the latest, and the services that did not take it
-        self._left: list[Any] = []
+        self._latest = _Latest()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Nothing: only alerts are sent."""
@@ -57,14 +67,15 @@ class AppriseSink:
         Raises:
             SinkError: When a service did not take it.
         """
-        if alert is not self._alert:
-            self._alert, self._left = alert, list(self._services)
+        latest = self._latest
+        if alert is not latest.alert:
+            latest.alert, latest.left = alert, self._services
         kind = _RECOVERED if alert.kind == "RECOVERED" else _TYPES[alert.severity]
         message = {"body": alert.message, "title": alert.title, "notify_type": kind}
-        with unlogged(*self._urls):
-            self._left = [service for service in self._left if not _takes(service, message)]
-        if self._left:
-            names = ", ".join(str(service.service_name) for service in self._left)
+        with unlogged(*self._urls), private_random(*_DRAWING):
+            latest.left = [service for service in latest.left if not _takes(service, message)]
+        if latest.left:
+            names = ", ".join(str(service.service_name) for service in latest.left)
             raise SinkError(f"not taken by {names}")
 
     def close(self) -> None:

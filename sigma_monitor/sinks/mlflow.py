@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.sinks.extras import require
+from sigma_monitor.sinks.private_random import private_random
 from sigma_monitor.snapshot import NAME, Snapshot, metric_name
 
 __all__ = ["MlflowSink"]
+
+# Which draw how long to wait before MLflow tries again.
+_DRAWING = (
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.utils.request_utils",
+    "mlflow.utils.rest_utils",
+    "urllib3.util.retry",
+)
 
 
 class MlflowSink:
@@ -24,41 +36,53 @@ class MlflowSink:
         run_id: Of another run.
         metrics: Whether to log the metrics too: for a loop of your own that has no other way.
         name: Of the monitor, in front of tags and artifacts.
+        tracking_uri: Where that run is; None: where MLflow's is set to when it is found.
 
     Raises:
         ImportError: Without MLflow: `pip install "sigma-monitor[mlflow]"`.
     """
 
     def __init__(
-        self, run_id: str | None = None, *, metrics: bool = False, name: str = NAME
+        self,
+        run_id: str | None = None,
+        *,
+        metrics: bool = False,
+        name: str = NAME,
+        tracking_uri: str | None = None,
     ) -> None:
         require("mlflow", "mlflow", "MlflowSink")
         self._with_metrics = metrics
         self._name = name
-        self._given = run_id
-        self._run = run_id
+        self._given = run_id, tracking_uri
+        self._run, self._uri = self._given
         self._status = ""
 
     def bind(self) -> None:
         """Find the run: MLflow keeps it by thread, so that another thread has none."""
-        if self._given is not None:
-            return
         mlflow = sys.modules.get("mlflow")
-        run = None if mlflow is None else mlflow.active_run()
-        if run is not None:
-            self._run = run.info.run_id
+        if mlflow is None:
+            return
+        run_id, uri = self._given
+        if run_id is None:
+            run = mlflow.active_run()
+            run_id = self._run if run is None else run.info.run_id
+        if run_id is not None and (run_id != self._run or self._uri is None):
+            self._run, self._uri = run_id, uri or mlflow.get_tracking_uri()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """One value of each, where metrics were asked for."""
         if self._with_metrics and self._run is not None:
-            import mlflow
+            from mlflow.entities import Metric
 
-            mlflow.log_metrics(dict(metrics), step=step, run_id=self._run)
+            now = time.time_ns() // 1_000_000
+            values = [Metric(name, value, now, step) for name, value in metrics.items()]
+            with self._client() as client:
+                client.log_batch(self._run, metrics=values)
 
     def check(self, snapshot: Snapshot) -> None:
         """The status as a tag when it has changed, and metrics where they were asked for."""
         self.log(snapshot.metrics(), snapshot.step)
-        if snapshot.status.name != self._status:
+        if self._run is not None and snapshot.status.name != self._status:
             self._tag("status", snapshot.status.name)
             self._status = snapshot.status.name
 
@@ -66,21 +90,27 @@ class MlflowSink:
         """A tag and an artifact."""
         if self._run is None:
             return
-        from mlflow import MlflowClient
-
         # One step may have several of a kind, of different layers and channels.
         about = (alert.kind, alert.channel, alert.layer, alert.functional)
         words = "-".join(metric_name(word).replace("/", "_") for word in about if word)
         path = f"{self._name}/alerts/{alert.step:06d}-{words}.json"
         text = json.dumps(alert.to_dict(), indent=2, allow_nan=False)
-        MlflowClient().log_text(self._run, text, path)
+        with self._client() as client:
+            client.log_text(self._run, text, path)
         self._tag("alert", alert.title)
 
     def close(self) -> None:
-        """Nothing is held; the run belongs to the user."""
+        """Forget the run, which belongs to the user: the next training may be in another."""
+        self._run, self._uri = self._given
+        self._status = ""
 
     def _tag(self, key: str, value: str) -> None:
-        if self._run is not None:
-            from mlflow import MlflowClient
+        with self._client() as client:
+            client.set_tag(self._run, f"{self._name}.{key}", value)
 
-            MlflowClient().set_tag(self._run, f"{self._name}.{key}", value)
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        from mlflow import MlflowClient
+
+        with private_random(*_DRAWING):
+            yield MlflowClient(self._uri)

@@ -10,7 +10,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from email.message import EmailMessage
+from email.message import EmailMessage, Message
 from typing import Any
 
 PATIENCE = 60.0  # seconds that a server which hangs waits for the end of its test
@@ -31,7 +31,7 @@ class Web(http.server.ThreadingHTTPServer):
         self.let_go = threading.Event()
         self.requests = 0
         self.bodies: list[Any] = []
-        self.authorisations: list[str | None] = []  # of every request
+        self.heads: list[Message] = []  # of every POST
 
     def url(self, path: str = "/hook") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -46,7 +46,7 @@ class _Post(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests += 1
-        self.server.authorisations.append(self.headers["Authorization"])
+        self.server.heads.append(self.headers)
         if self.server.hangs:
             self.server.let_go.wait(PATIENCE)
             return
@@ -55,6 +55,7 @@ class _Post(http.server.BaseHTTPRequestHandler):
         self._answer()
 
     def do_GET(self) -> None:
+        self.server.requests += 1
         self._answer()
 
     def _answer(self) -> None:

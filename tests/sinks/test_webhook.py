@@ -52,7 +52,7 @@ def netrc(tmp_path, monkeypatch):
 def test_no_credentials_are_sent_that_were_not_given(web):
     assert requests.post(web.url(), json={}, timeout=5).request.headers["Authorization"]
     WebhookSink(web.url()).alert(alert())
-    assert web.authorisations[1:] == [None]
+    assert "Authorization" not in web.heads[1]
 
 
 @pytest.mark.usefixtures("netrc")
@@ -60,7 +60,8 @@ def test_those_that_were_given_are_sent(web):
     WebhookSink(web.url(), headers={"Authorization": "Bearer mine"}).alert(alert())
     WebhookSink(web.url().replace("://", "://user:p%40ss@")).alert(alert())
     basic = b64encode(b"user:p@ss").decode()
-    assert web.authorisations == ["Bearer mine", f"Basic {basic}"]
+    sent = [head["Authorization"] for head in web.heads]
+    assert sent == ["Bearer mine", f"Basic {basic}"]
 
 
 def test_an_answer_without_end_is_not_read(web):
