@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,8 +20,9 @@ _MIDDLES = (_LOG_SHARES[1:] + _LOG_SHARES[:-1]) / 2
 class TensorBoardSink:
     """Writes with a `SummaryWriter`.
 
-    Every functional with an interval gets a chart with its band, under "custom scalars"; the
-    spectrum of each layer is a histogram of log10 of the share of the trace; alerts are texts.
+    Every functional with an interval gets a chart with its band, under "custom scalars"; their
+    layout lies below the writer's folder, in one of the monitor's name. The spectrum of each layer
+    is a histogram of log10 of the share of the trace; alerts are texts.
 
     Args:
         writer: A `SummaryWriter`, or a function that gives the one that is open, or None.
@@ -67,12 +69,13 @@ class TensorBoardSink:
         """A text."""
         writer = self._writer()
         if writer is not None:
-            text = f"**{alert.title}**\n\n{alert.text}\n\n{alert.advice}".strip()
+            text = f"**{alert.title}**\n\n{alert.message}"
             writer.add_text(f"{self._name}/alerts", text, alert.step)
             writer.flush()
 
     def close(self) -> None:
-        """Write what waits; the writer belongs to the user."""
+        """Write what waits; the writer belongs to the user, and the next training has another."""
+        self._bands = set()
         writer = self._writer()
         if writer is not None:
             writer.flush()
@@ -84,7 +87,11 @@ class TensorBoardSink:
             for name in sorted(bands):
                 tag = self._prefix + name
                 charts[name] = ["Margin", [tag, f"{tag}_low", f"{tag}_high"]]
-            writer.add_custom_scalars({self._name: charts})
+            # Of the layouts in one folder TensorBoard shows the last, and those of several folders
+            # together: in the writer's own it would replace the user's, or another monitor's.
+            beside = getattr(writer, "log_dir", None) or writer.logdir  # as tensorboardX has it
+            with type(writer)(os.path.join(beside, self._name)) as own:
+                own.add_custom_scalars({self._name: charts})
             self._bands = bands
 
 

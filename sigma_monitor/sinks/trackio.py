@@ -47,4 +47,5 @@ class TrackioSink:
             self._run.alert(title=alert.title, text=alert.message, level=level, step=alert.step)
 
     def close(self) -> None:
-        """Nothing is held; the run belongs to the user."""
+        """Forget the run, which belongs to the user: the next training may be in another."""
+        self._run = None

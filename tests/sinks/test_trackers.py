@@ -1,9 +1,12 @@
 """What single trackers show beyond what the battery asks of all sinks."""
 
+import threading
+
 import numpy as np
 import pytest
 
 from sigma_monitor import Estimate
+from sigma_monitor.errors import SinkError
 from sigma_monitor.sinks import TensorBoardSink
 from sigma_monitor.snapshot import SHARES
 from tests.snapshots import alert, snapshot
@@ -50,23 +53,57 @@ def test_tensorboard_shows_a_band_around_each_estimate_with_an_interval(open_sto
     }
 
 
+def test_tensorboard_keeps_the_layouts_of_the_user_and_of_other_monitors(open_store):
+    store = open_store("tensorboard")
+    store.writer.add_custom_scalars({"mine": {"loss": ["Margin", ["loss", "low", "high"]]}})
+    other = TensorBoardSink(lambda: store.writer, name="student")
+    for sink, name in ((store.sink, "sigma"), (other, "student")):
+        sink.check(snapshot(monitor=name))
+        sink.close()
+    store.writer.flush()
+    assert set(layout_shown(store.folder)) == {
+        "loss",
+        "sigma/last/effective_rank",
+        "student/last/effective_rank",
+    }
+
+
+def test_a_second_training_has_its_bands_in_a_writer_of_its_own(open_store):
+    store = open_store("tensorboard")
+    store.sink.check(snapshot())
+    store.sink.close()
+    store.writer = type(store.writer)(str(store.folder / "second"))
+    store.sink.check(snapshot())
+    store.sink.close()
+    assert layout_shown(store.folder / "second")
+
+
 def test_a_layout_that_could_not_be_written_is_written_with_the_next_attempt():
     class Patchy:
         fails, layouts = True, ()
 
-        def add_custom_scalars(self, layout):
-            if self.fails:
-                raise OSError("no space left")
-            self.layouts = (*self.layouts, layout)
+        def __init__(self, folder):
+            self.log_dir = folder
 
-    writer = Patchy()
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def add_custom_scalars(self, layout):
+            if Patchy.fails:
+                raise OSError("no space left")
+            Patchy.layouts = (*Patchy.layouts, layout)
+
+    writer = Patchy("runs")
     sink = TensorBoardSink(writer, metrics=False)
     with pytest.raises(OSError, match="space"):
         sink.log(snapshot().metrics(), 0)
-    writer.fails = False
+    Patchy.fails = False
     sink.log(snapshot().metrics(), 0)
     sink.log(snapshot().metrics(), 10)
-    assert len(writer.layouts) == 1
+    assert len(Patchy.layouts) == 1
 
 
 def test_tensorboard_has_the_spectrum_of_each_layer_as_a_histogram(open_store):
@@ -109,6 +146,56 @@ def test_trackio_has_an_alert_at_its_own_step(open_store):
     assert (told["step"], told["level"]) == (68, "warn")
 
 
+def test_trackio_has_nothing_of_a_second_training_in_the_run_of_the_first(open_store):
+    import trackio
+
+    store = open_store("trackio")
+    store.sink.close()
+    trackio.context_vars.current_run.set(None)
+    store.sink.bind()
+    store.sink.log({"sigma/ratio": 0.5}, 3)
+    store.sink.alert(alert())
+    assert store.rows() == {}
+    assert store.alerts() == []
+
+
+def test_mlflow_has_a_second_training_in_its_own_run(open_store):
+    import mlflow
+    from mlflow import MlflowClient
+
+    store = open_store("mlflow")
+    store.sink.check(snapshot(0))
+    store.sink.close()
+    mlflow.end_run()
+    store.sink.bind()
+    store.sink.check(snapshot(10))  # while none is active
+    second = mlflow.start_run().info.run_id
+    store.sink.bind()
+    store.sink.check(snapshot(20))
+    assert sorted(store.rows()) == [0]
+    client = MlflowClient()
+    assert client.get_run(second).data.tags["sigma.status"] == "HEALTHY"
+    (point,) = client.get_metric_history(second, "sigma/ratio")
+    assert point.step == 20
+
+
+def test_mlflow_finds_its_run_where_it_was_begun(open_store, tmp_path):
+    """Wherever MLflow is told to go by the time a call is delivered."""
+    import mlflow
+
+    store = open_store("mlflow")
+    begun = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
+    try:
+        store.sink.check(snapshot(10))
+        store.sink.alert(alert())
+    finally:
+        mlflow.set_tracking_uri(begun)
+    assert sorted(store.rows()) == [10]
+    assert len(store.alerts()) == 1
+    assert not (tmp_path / "elsewhere.db").exists()
+
+
 def test_mlflow_keeps_alerts_of_one_kind_and_step_apart(open_store):
     store = open_store("mlflow")
     alerts = [
@@ -135,3 +222,26 @@ def test_mlflow_has_status_and_last_alert_as_tags(open_store):
     store.sink.alert(alert(title="sigma: contracting"))
     tags = MlflowClient().get_run(store.run_id).data.tags
     assert (tags["sigma.status"], tags["sigma.alert"]) == ("HEALTHY", "sigma: contracting")
+
+
+def test_one_apprise_sink_of_two_monitors_sends_each_alert_once(open_store):
+    """Each has a thread of its own, and both come to the sink at the same time."""
+    store = open_store("apprise")
+    store.web.status = 500
+    barrier = threading.Barrier(2)
+
+    def deliver(step):
+        told = alert(step=step, text=f"at {step}.")
+        with pytest.raises(SinkError):
+            store.sink.alert(told)
+        barrier.wait(30)
+        store.web.status = 200
+        store.sink.alert(told)
+        store.sink.alert(told)  # which has arrived
+
+    threads = [threading.Thread(target=deliver, args=(step,)) for step in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(text.splitlines()[1] for text in store.alerts()) == ["at 1.", "at 2."]
