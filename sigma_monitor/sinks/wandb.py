@@ -62,6 +62,7 @@ class WandbSink:
         self._host_step = host_step
         self._name = name
         self._axis = step_metric or f"{name}/step"
+        self._first_alert = f"{name}/first_alert_step"
         self._defined: set[str] = set()
         self._baseline: Mapping[str, tuple[int, ...]] = {}  # spectra
         self._latest: Mapping[str, tuple[int, ...]] = {}
@@ -111,7 +112,9 @@ class WandbSink:
             run.summary[f"{self._name}/stop_reason"] = details.get("stop_reason")
 
     def close(self) -> None:
-        """Nothing is held; the run belongs to the user."""
+        """Forget the run, which belongs to the user: the next training may be in another."""
+        self._seen = None
+        self._baseline, self._latest = {}, {}
 
     def _live(self) -> Any:
         """The run, where it takes anything."""
@@ -119,6 +122,11 @@ class WandbSink:
         if run is None or run.disabled:
             return None
         self._seen = run
+        if run.id != self._run_id:  # a sink may outlive a run
+            # Only wandb knows, where the run is resumed or another training was in it before; it
+            # is asked once, as a rule before the first step.
+            self._alerted = run.summary.get(self._first_alert) is not None
+            self._run_id, self._defined, self._joined = run.id, set(), (-1, -1)
         return run
 
     def _write(
@@ -132,9 +140,6 @@ class WandbSink:
             return
         import wandb
 
-        if run.id != self._run_id:  # a sink may outlive a run
-            self._run_id, self._defined, self._joined = run.id, set(), (-1, -1)
-            self._alerted = False
         for layer, counts in (spectra or {}).items():
             key = f"{self._name}/{metric_name(layer)}/spectrum"
             row[key] = wandb.Histogram(np_histogram=(np.asarray(counts), _LOG_SHARES))
@@ -171,10 +176,8 @@ class WandbSink:
             return
         if alert.severity == "info":
             return
-        first = f"{self._name}/first_alert_step"
-        # Of a run that goes on, wandb has to be asked.
-        if not (self._alerted or (run.resumed and first in run.summary)):
-            run.summary[first] = alert.step
+        if not self._alerted:
+            run.summary[self._first_alert] = alert.step
         self._alerted = True
         if alert.kind == "COLLAPSED" and _COLLAPSED not in (run.tags or ()):
             run.tags = (*(run.tags or ()), _COLLAPSED)

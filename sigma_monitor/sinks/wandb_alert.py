@@ -89,6 +89,7 @@ def _post(settings: Any, **variables: Any) -> None:
             json={"query": _MUTATION, "variables": variables},
             auth=("api", settings.api_key),
             timeout=_TIMEOUTS,
+            **_way(settings),
         )
     except requests.RequestException as error:
         raise SinkError(f"{type(error).__name__} on the way to W&B") from None
@@ -96,6 +97,17 @@ def _post(settings: Any, **variables: Any) -> None:
         raise SinkError(f"W&B answered {answer.status_code}")
     if not _taken(answer):
         raise SinkError("W&B did not take the alert")
+
+
+def _way(settings: Any) -> dict[str, Any]:
+    """Headers, proxies and trust, as wandb itself is told to reach its server."""
+    proxies = dict(settings.x_proxies or {})
+    named = {"http": settings.http_proxy, "https": settings.https_proxy}
+    return {
+        "headers": settings.x_extra_http_headers,
+        "proxies": proxies | {scheme: proxy for scheme, proxy in named.items() if proxy},
+        "verify": not getattr(settings, "insecure_disable_ssl", False),  # 0.19.0 has none
+    }
 
 
 def _taken(answer: requests.Response) -> bool:

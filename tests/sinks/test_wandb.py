@@ -1,15 +1,20 @@
 """What is sent of an alert, by a stand-in for a run that is offline."""
 
+import sys
 from types import SimpleNamespace
 from typing import get_args
 
 import pytest
+import wandb
 
 from sigma_monitor.alert import AlertKind
 from sigma_monitor.detection import worded
+from sigma_monitor.errors import SinkError
 from sigma_monitor.sinks import WandbSink
 from sigma_monitor.sinks.wandb_alert import WandbAlerts
+from tests.sinks.servers import Web, serving
 from tests.snapshots import alert
+from tests.wandb_backend import KEY
 
 
 class OfflineRun:
@@ -70,7 +75,7 @@ def test_titles_are_short_and_constant_per_kind(run, kind):
 
 
 def test_the_outcome_of_a_run_that_was_cut_off_stays_as_it_was():
-    run = SimpleNamespace(disabled=False, summary={"sigma/final_status": "COLLAPSED"})
+    run = LiveRun("a", {"sigma/final_status": "COLLAPSED"})
     WandbSink(run).note("closed", {"interrupted": True})
     assert run.summary == {"sigma/final_status": "COLLAPSED"}
 
@@ -86,3 +91,85 @@ def test_an_alert_that_wandb_refuses_is_left_to_the_wall(run, monkeypatch):
     monkeypatch.setattr(run, "alert", refuse)
     with pytest.raises(ConnectionResetError):
         send(run, alert())
+
+
+def test_a_request_goes_the_way_that_wandb_is_told_to_go():
+    """Its proxies and headers; the server is named by a host that only a proxy can know."""
+    with serving(Web()) as proxy:
+        settings = wandb.Settings(
+            base_url="http://wandb.example",
+            api_key=KEY,
+            http_proxy=proxy.url(""),
+            x_extra_http_headers={"X-Gate": "open"},
+        )
+        run = SimpleNamespace(offline=False, settings=settings, entity="e", project="p", id="r")
+        with pytest.raises(SinkError, match="did not take"):  # what answers is not W&B
+            send(run, alert())
+        (head,) = proxy.heads
+        assert (head["Host"], head["X-Gate"]) == ("wandb.example", "open")
+
+
+class LiveRun:
+    """A run with a summary, of which wandb would have to be asked."""
+
+    disabled = offline = False
+    tags = ()
+
+    def __init__(self, name, summary):
+        self.id, self.summary = name, dict(summary)
+        self.config = {}
+        self.logged = []
+        self.settings = SimpleNamespace(mode="online")
+        self.step = 0
+
+    def log(self, row, step=None):
+        self.logged.append(row)
+
+    def define_metric(self, *_, **__):
+        pass
+
+
+FIRST = "sigma/first_alert_step"
+
+
+@pytest.mark.parametrize("before", [{}, {FIRST: 0}, {FIRST: 5}])
+def test_the_first_alert_of_a_run_stays_the_first(before):
+    """Also where the run is resumed, or another training was in it."""
+    run = LiveRun("a", before)
+    sink = WandbSink(run)
+    sink.mark(alert(step=7, layer=None))
+    sink.mark(alert(step=9, layer=None))
+    assert run.summary[FIRST] == before.get(FIRST, 7)
+
+
+def test_a_run_is_asked_once_what_it_knows():
+    class Asked(dict):
+        times = 0
+
+        def get(self, *names):
+            Asked.times += 1
+            return super().get(*names)
+
+    run = LiveRun("a", {})
+    run.summary = Asked()
+    sink = WandbSink(run)
+    sink.note("closed", {})
+    for step in range(5):
+        sink.mark(alert(step=step, layer=None))
+    assert Asked.times == 1
+
+
+def test_a_second_training_has_nothing_of_the_first(monkeypatch):
+    first, second = LiveRun("a", {}), LiveRun("b", {})
+    module = SimpleNamespace(run=first)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    sink = WandbSink()
+    _, alerts = sink.parts()
+    sink.mark(alert(step=7, layer=None))
+    sink.close()
+    module.run = None
+    alerts.bind()
+    alerts.alert(alert())  # would go by the first, which has no `alert`
+    module.run = second
+    sink.mark(alert(step=3, layer=None))
+    assert (first.summary[FIRST], second.summary[FIRST]) == (7, 3)
