@@ -29,6 +29,7 @@ from sigma_monitor.integrations.shared import (
     new_metrics,
     note_undelivered,
 )
+from sigma_monitor.integrations.sparing import sparing
 from sigma_monitor.integrations.trackers import transformers_trackers
 from sigma_monitor.monitor import SigmaMonitor
 from sigma_monitor.probing import ProbeSet
@@ -330,9 +331,13 @@ class SigmaCallback(TrainerCallback):
         flags, present = dict(vars(control)), state.global_step
         state.global_step = step  # which every logger reads, and may be that of an observation
         try:
-            Trainer.log(trainer, dict(metrics))
+            with sparing(
+                trainer.callback_handler.callbacks,
+                lambda logger, error: note_undelivered(self, type(logger).__name__, step, error),
+            ):
+                Trainer.log(trainer, dict(metrics))
         except Exception as error:
-            note_undelivered(self, "a logger", step, error)
+            note_undelivered(self, "the Trainer", step, error)
         finally:
             state.global_step = present
             for name, flag in flags.items():  # what another callback asks for meanwhile stays
