@@ -136,9 +136,12 @@ class Wandb(Store):
     def _file(self) -> WandbFile:
         self.run.finish()
         end = time.monotonic() + 20
-        while not (file := WandbFile.of_only_run(self.folder)).exited and time.monotonic() < end:
+        while time.monotonic() < end:
+            with contextlib.suppress(AssertionError):  # cut off: wandb's process writes it still
+                if (file := WandbFile.of_only_run(self.folder)).exited:
+                    return file
             time.sleep(0.01)
-        return file
+        return WandbFile.of_only_run(self.folder)
 
     def rows(self) -> Rows:
         kept = [row for row in self._file().history if "sigma/step" in row]
