@@ -20,8 +20,8 @@ from tests.scripts import script
         ("false_alarms", ("false_alarms", "delays", "confirmation")),
         ("check_cost", ("checks",)),
         ("coverage", ("coverage", "rounding_needed")),
-        ("overhead", ("hosts",)),
-        ("spectrum", ("sizes",)),
+        pytest.param("overhead", ("hosts",), marks=pytest.mark.long),
+        pytest.param("spectrum", ("sizes",), marks=pytest.mark.long),
     ],
 )
 def test_benchmark_runs_in_its_quick_form(script, parts, tmp_path):

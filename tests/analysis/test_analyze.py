@@ -220,8 +220,10 @@ print(max(most) - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize(
     ("shape", "suffixes"),
-    [((200, 250_000), (".npy", ".safetensors", ".pt")), ((4_000, 100, 125), (".npy",))],
-    ids=["wide", "tall"],
+    [
+        pytest.param((200, 250_000), (".npy", ".safetensors", ".pt"), id="wide"),
+        pytest.param((4_000, 100, 125), (".npy",), id="tall", marks=pytest.mark.long),
+    ],
 )
 def test_a_file_is_never_in_memory_as_a_whole(shape, suffixes, tmp_path):
     rows = matrix(*shape[:-1], 125).repeat(*[1] * (len(shape) - 1), shape[-1] // 125)

@@ -46,7 +46,9 @@ assert "{other}" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("package", OTHER)
+@pytest.mark.parametrize(
+    "package", [pytest.param("lightning", marks=pytest.mark.long), "pytorch_lightning"]
+)
 def test_the_callback_is_of_the_package_that_was_imported(package: str, tmp_path: Path) -> None:
     module = "lightning.pytorch" if package == "lightning" else package
     program = PROGRAM.format(module=module, other=OTHER[package])

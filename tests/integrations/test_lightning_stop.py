@@ -98,7 +98,12 @@ def test_where_one_rank_cannot_begin_none_of_them_watches(trouble: str, tmp_path
 
 @shows("Lightning", "stopped", strategy="ddp, 2 processes")
 @pytest.mark.parametrize(
-    "fails", ["nowhere", pytest.param("rank_0", marks=pytest.mark.long), "rank_1"]
+    "fails",
+    [
+        pytest.param("nowhere", marks=pytest.mark.long),
+        pytest.param("rank_0", marks=pytest.mark.long),
+        "rank_1",
+    ],
 )
 def test_two_ranks_check_and_stop_together_and_the_record_is_written_once(
     fails: str, tmp_path: Path

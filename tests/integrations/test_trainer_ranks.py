@@ -53,7 +53,12 @@ def ranks(folder: Path, *arguments: str) -> list[dict[str, Any]]:
 
 @shows("Trainer", "stopped", strategy="DDP, 2 processes")
 @pytest.mark.parametrize(
-    "trouble", [pytest.param("raises_0", marks=pytest.mark.long), "raises_1", "nan_1"]
+    "trouble",
+    [
+        pytest.param("raises_0", marks=pytest.mark.long),
+        "raises_1",
+        pytest.param("nan_1", marks=pytest.mark.long),
+    ],
 )
 def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
     trouble: str, tmp_path: Path

@@ -127,10 +127,11 @@ def test_a_kill_leaves_a_whole_record(killed: Path, uninterrupted: Finished) -> 
 @pytest.mark.parametrize(
     ("how", "returned", "last"),
     [
-        (["SIGTERM"], -signal.SIGTERM, "baseline"),
-        (["SIGTERM", "exit"], 3, "closed"),
+        pytest.param(
+            ["SIGTERM"], -signal.SIGTERM, "baseline", id="default", marks=pytest.mark.long
+        ),
+        pytest.param(["SIGTERM", "exit"], 3, "closed", id="handler_exits"),
     ],
-    ids=["default", "handler_exits"],
 )
 def test_a_termination_leaves_a_whole_record(
     how: list[str], returned: int, last: str, tmp_path: Path

@@ -30,7 +30,16 @@ LEVEL = 1e-3  # of each binomial test
 # The benchmark's own, but for some that take long or are there twice.
 LEFT_OUT = {"exponential", "power law, fp64", "collapsed, fp64"}
 RANDOM = [regime for regime in benchmark.REGIMES if regime.name not in LEFT_OUT]
-random = pytest.mark.parametrize("regime", RANDOM, ids=lambda regime: regime.name)
+# What only `pytest -m long` runs: of each kind (random, followed, steep) one is always run.
+OFTEN = {"healthy", "collapsed", "steep, n = m", "followed, power law"}
+random = pytest.mark.parametrize(
+    "regime",
+    [
+        pytest.param(regime, marks=[] if regime.name in OFTEN else [pytest.mark.long])
+        for regime in RANDOM
+    ],
+    ids=[regime.name for regime in RANDOM],
+)
 certain = pytest.mark.parametrize("regime", benchmark.CERTAIN, ids=lambda regime: regime.name)
 functionals = pytest.mark.parametrize("functional", MEASURED)
 
