@@ -110,12 +110,22 @@ def test_what_was_lost_is_not_told_to_sinks_that_are_closed(monkeypatch):
     assert len(record.told("undelivered")) == 1
 
 
-def test_ctrl_c_while_closing_leaves_the_closing_line():
+@pytest.fixture
+def ctrl_c():
+    """Press it in so many seconds; a process in the background ignores it, as it finds it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident
+    yield lambda seconds: threading.Timer(
+        seconds, signal.pthread_kill, (main, signal.SIGINT)
+    ).start()
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_closing_leaves_the_closing_line(ctrl_c):
     hanging, record = Plain(hangs=["WARNING"]), Plain(inline=True)
     outlet = Outlet([hanging, record], None)
     outlet.alert(alert("WARNING"))
-    main = threading.main_thread().ident
-    threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
+    ctrl_c(0.2)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         outlet.close({"status": "HEALTHY"})
