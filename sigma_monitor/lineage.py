@@ -63,7 +63,7 @@ class Lineage:
     """A chain of generations on real data, for one on model-made data to be compared with.
 
     Across generations the honest baseline is not a run's own start, which a healthy chain leaves
-    too, but where the matched generation on real data ended::
+    too, but where the matched generation on real data ended:
 
         control = Lineage(["real/0/sigma/record.jsonl", "real/1/sigma/record.jsonl"])
         SigmaCallback(baseline=control.generation(1))

@@ -135,8 +135,8 @@ class SigmaMonitor:
     Raises:
         InputError: On an argument that cannot be used.
 
-    Example::
-
+    Examples:
+        ```python
         monitor = SigmaMonitor(ProbeSet.from_texts(held_out, tokenizer), output_dir="runs/a")
         monitor.step(model, 0)
         for step, batch in enumerate(loader, start=1):
@@ -145,6 +145,7 @@ class SigmaMonitor:
             if monitor.should_stop:
                 break
         monitor.close()
+        ```
     """
 
     def __init__(

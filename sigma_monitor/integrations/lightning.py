@@ -58,8 +58,6 @@ else:
 class SigmaLightningCallback(_Callback):
     """Watches the spectrum of a model's embeddings while a Lightning `Trainer` trains it.
 
-    ::
-
         Trainer(callbacks=[SigmaLightningCallback()]).fit(module, train_loader, val_loader)
 
     Without probes, 128 examples come from the dataset of the first validation loader that has a

@@ -47,8 +47,6 @@ STATE_KEY = "sigma_monitor"  # in `TrainerState.stateful_callbacks`, hence in ev
 class SigmaCallback(TrainerCallback):
     """Watches the spectrum of the model's embeddings while a `Trainer` trains it.
 
-    ::
-
         Trainer(model, args, train_dataset=train, eval_dataset=test, callbacks=[SigmaCallback()])
 
     Without arguments, 128 probe examples come from the evaluation data, or from the training data

@@ -28,8 +28,6 @@ _NAME = "sigma_monitor"  # among the reward functions
 class SigmaGRPOCallback(SigmaCallback):
     """`SigmaCallback` that is also a reward function without a say, to read what GRPO samples.
 
-    ::
-
         sigma = SigmaGRPOCallback()
         GRPOTrainer(model, reward_funcs=[my_reward, sigma], callbacks=[sigma], ...)
 

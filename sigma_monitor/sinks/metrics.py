@@ -17,9 +17,10 @@ class MetricsSink:
         log: Called as `log({"sigma/...": value}, step=step)`, such as `accelerator.log`. In a run
             of several processes it is called on rank 0 alone.
 
-    Example::
-
+    Examples:
+        ```python
         SigmaMonitor(probes, sinks=["default", MetricsSink(accelerator.log)])
+        ```
     """
 
     inline = True  # trackers want the steps of one thread, in order

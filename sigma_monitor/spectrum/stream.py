@@ -41,7 +41,7 @@ class GramStream:
 
     Memory: `8 m²` bytes; while a chunk is added, 16 MiB and 16 bytes a row besides.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sigma_monitor.spectrum.stream import GramStream
         >>> stream = GramStream(2)

@@ -266,7 +266,7 @@ def subset_bounds(
     Cost: that of `Gram` and the `4/3 d³` flops of eigenvalues without vectors in fp64,
     d = min(n_A, m).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sigma_monitor.spectrum.subset import subset_bounds
         >>> bound = subset_bounds(torch.eye(4), 6).participation_ratio

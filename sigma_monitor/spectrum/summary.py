@@ -96,7 +96,7 @@ def spectral_summary(
     min(n, m), r the rank; memory as `Gram`. Lanczos, `4 n m (3 s + k' s + N k)` flops in fp32, s =
     32, N test vectors, k about 20; memory for `(s + N) k` vectors of length d.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sigma_monitor import spectral_summary
         >>> spectral_summary(torch.eye(4)).effective_rank.value

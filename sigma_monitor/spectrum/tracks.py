@@ -184,7 +184,7 @@ def sigma_tracks(
     Cost: that of `Gram`, `n_A m d` flops for the rows' quadratic forms and two Cholesky
     factorisations of d x d in fp64, d = min(n_A, m).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from sigma_monitor.spectrum.tracks import sigma_tracks
         >>> round(sigma_tracks(torch.eye(4), 8, delta=1.0).track_one, 4)  # 4 log(1 + 1/5)
