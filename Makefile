@@ -13,7 +13,7 @@ WORKERS ?= 2
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo picture test lint types format hooks constraints clean distclean
+.PHONY: help venv demo picture test lint types docs format hooks constraints clean distclean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ lint: $(VENV)/.dev ## style, imports, docstrings and formatting
 types: $(VENV)/.dev ## strict type check of the package
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev ## the documentation as a site, in site/
+	$(BIN)/mkdocs build --strict
+
 format: $(VENV)/.dev ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
@@ -52,7 +55,7 @@ constraints: ## pin again what the development install pulls in (needs uv)
 	mv constraints.new constraints.txt
 
 clean: ## remove caches and build results
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
