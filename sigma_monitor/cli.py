@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_replay(commands)
     _add_workspace(commands)
+    _add_watch(commands)
     return parser
 
 
@@ -179,6 +181,18 @@ def _add_workspace(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     workspace.set_defaults(run=_workspace)
 
 
+def _add_watch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    watch = commands.add_parser("watch", help="a training that runs, live; q leaves")
+    watch.add_argument(
+        "record",
+        metavar="RECORD",
+        help="record.jsonl, which need not be there yet, or the output folder of the run",
+    )
+    watch.add_argument("--once", action="store_true", help="show what there is, and return")
+    watch.add_argument("--json", action="store_true", help="print a line of JSON for each event")
+    watch.set_defaults(run=_watch)
+
+
 def _demo(options: argparse.Namespace) -> int:
     # Libraries print what they think of the environment: standard output is for the result.
     with contextlib.redirect_stdout(sys.stderr):
@@ -265,4 +279,17 @@ def _workspace(options: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2, allow_nan=False))
     else:
         print(shown["url"])
+    return _OK
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from sigma_monitor.errors import RecordError
+    from sigma_monitor.live import watch
+
+    try:
+        watch(options.record, once=options.once, as_json=options.json)
+    except RecordError as error:
+        raise InputError(str(error)) from error
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _OK

@@ -16,14 +16,14 @@ from sigma_monitor.sinks import ConsoleSink, JsonlSink, Sink, WandbSink
 from sigma_monitor.sinks.base import has, parts
 from sigma_monitor.sinks.courier import Courier
 from sigma_monitor.sinks.isolated import Isolated
+from sigma_monitor.sinks.jsonl import FILE
 from sigma_monitor.snapshot import NAME, Observation, Snapshot
 
 __all__ = ["RECORD", "Outlet", "SinkSpec"]
 
 SinkSpec: TypeAlias = Sink | Callable[[Alert], Any] | Literal["default"]
 
-_FILE = "record.jsonl"
-RECORD = Path(NAME) / _FILE  # below the run's output folder
+RECORD = Path(NAME) / FILE  # below the run's output folder
 CLOSE_SECONDS = 10.0  # which closing takes at most, whatever the sinks do
 
 
@@ -49,7 +49,7 @@ class Outlet:
     ) -> None:
         default: list[Sink] = [ConsoleSink()]
         if output_dir is not None:
-            default.insert(0, JsonlSink(Path(output_dir) / name / _FILE, afresh=afresh))
+            default.insert(0, JsonlSink(Path(output_dir) / name / FILE, afresh=afresh))
         if trackers is None:
             trackers = [WandbSink(name=name)]
         chosen: list[Sink] = []

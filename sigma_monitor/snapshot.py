@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,7 +152,9 @@ class Snapshot:
         """
         with _reading("a", "snapshot", body):
             fields = dict(body)
-            fields["step"] = int(fields["step"])
+            fields |= _numbers(fields, int, "step", "check", "rows", "examples")
+            fields |= _numbers(fields, float, "time", "finite", "seconds")
+            fields |= _numbers(fields, _optional, "loss", "overhead")
             fields["status"] = Status[fields["status"]]
             fields["layers"] = {layer: _unpacked(p) for layer, p in fields["layers"].items()}
             fields["generation"] = _unpacked(fields["generation"])
@@ -160,7 +162,6 @@ class Snapshot:
             fields["spectra"] = {
                 layer: tuple(map(int, counts)) for layer, counts in fields["spectra"].items()
             }
-            fields["loss"] = None if fields["loss"] is None else float(fields["loss"])
             return cls(**fields)
 
 
@@ -220,10 +221,12 @@ class Observation:
         """
         with _reading("an", "observation", body):
             fields = dict(body)
-            fields["step"] = int(fields["step"])
+            fields |= _numbers(fields, int, "step", "number", "rows", "features")
+            fields |= _numbers(fields, float, "time", "seconds")
+            fields |= _numbers(fields, _optional, "ratio", "overhead")
+            fields["name"] = str(fields["name"])
             fields["status"] = Status[fields["status"]]
             fields["estimates"] = _unpacked(fields["estimates"])
-            fields["ratio"] = None if fields["ratio"] is None else float(fields["ratio"])
             return cls(**fields)
 
 
@@ -237,10 +240,18 @@ def _reading(article: str, kind: str, body: Mapping[str, Any]) -> Iterator[None]
         )
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RecordError(
             f"not {article} {kind} of schema {SCHEMA}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _numbers(fields: Mapping[str, Any], of: Callable[[Any], Any], *names: str) -> dict[str, Any]:
+    return {name: of(fields[name]) for name in names}
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def is_plain_name(name: object) -> bool:

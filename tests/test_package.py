@@ -18,7 +18,7 @@ FRAMEWORKS = {"transformers", "lightning", "pytorch_lightning", "trl", "wandb"}
 HOUSE = [
     {"__main__"},
     {"cli"},
-    {"demo", "analysis", "replay"},
+    {"demo", "analysis", "replay", "live"},
     {"integrations"},
     {"monitor"},
     {"observing", "quoting"},

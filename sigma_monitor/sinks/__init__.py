@@ -10,7 +10,7 @@ from sigma_monitor.sinks.console import ConsoleSink
 from sigma_monitor.sinks.courier import Courier
 from sigma_monitor.sinks.function import FunctionSink
 from sigma_monitor.sinks.isolated import Isolated
-from sigma_monitor.sinks.jsonl import JsonlSink, Record, read_record
+from sigma_monitor.sinks.jsonl import JsonlSink, Record, RecordReader, read_record
 from sigma_monitor.sinks.metrics import MetricsSink
 from sigma_monitor.sinks.mlflow import MlflowSink
 from sigma_monitor.sinks.tensorboard import TensorBoardSink
@@ -28,6 +28,7 @@ __all__ = [
     "MetricsSink",
     "MlflowSink",
     "Record",
+    "RecordReader",
     "Sink",
     "TensorBoardSink",
     "TrackioSink",

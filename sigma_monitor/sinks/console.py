@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 from sigma_monitor.alert import Alert
 
-__all__ = ["ConsoleSink"]
+__all__ = ["ConsoleSink", "one_line"]
 
 _COLOURS = {"warn": "\x1b[33m", "error": "\x1b[31m"}  # yellow and red
 _PLAIN = "\x1b[0m"
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a name or text must not move the cursor
+# Codes of terminals, ends of lines, marks that turn the direction of writing, halves of characters.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 class ConsoleSink:
@@ -28,9 +29,9 @@ class ConsoleSink:
 
     def alert(self, alert: Alert) -> None:
         """One line, and one more for the advice."""
-        lines = f"{_coloured(f'[{_one_line(alert.title)}]', alert)} {_one_line(alert.text)}"
+        lines = f"{_coloured(f'[{one_line(alert.title)}]', alert)} {one_line(alert.text)}"
         if alert.advice:
-            lines += f"\n    {_one_line(alert.advice)}"
+            lines += f"\n    {one_line(alert.advice)}"
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None:
             tqdm.tqdm.write(lines, file=sys.stderr)
@@ -41,7 +42,8 @@ class ConsoleSink:
         """Nothing is held."""
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` without what could move the cursor: names and texts may be anybody's."""
     return _CONTROLS.sub(" ", text)
 
 

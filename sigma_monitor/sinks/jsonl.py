@@ -24,7 +24,9 @@ from sigma_monitor.alert import Alert
 from sigma_monitor.errors import RecordError
 from sigma_monitor.snapshot import SCHEMA, Observation, Snapshot
 
-__all__ = ["JsonlSink", "Record", "read_record"]
+__all__ = ["FILE", "JsonlSink", "Record", "RecordReader", "read_record"]
+
+FILE = "record.jsonl"  # in the monitor's folder
 
 
 class JsonlSink:
@@ -118,49 +120,81 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
         raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
-    snapshots: list[Snapshot] = []
-    observations: list[Observation] = []
-    latest: dict[str, int] = {}  # step of the latest observation, by name
-    alerts: list[dict[str, Any]] = []
-    events, torn = [], []
-    for number, line in enumerate(lines, start=1):
+    reader = RecordReader(path)
+    for line in lines:
+        reader.take(line)
+    return reader.record
+
+
+class RecordReader:
+    """Takes the lines of a record one by one, as of one that is still being written.
+
+    Args:
+        path: Of the file, for messages.
+
+    Attributes:
+        record: What the lines so far amount to; its lists change with every line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.record = Record([], [], [], [])
+        self._path = path
+        self._number = 0
+        self._latest: dict[str, int] = {}  # step of the latest observation, by name
+
+    def take(self, line: bytes) -> tuple[str, Any] | None:
+        """Take the next line, without its newline.
+
+        Returns:
+            Its type and what it holds: `check` a `Snapshot`, `observation` an `Observation`,
+            `alert` and `event` a dictionary. None for a line that is empty or torn.
+
+        Raises:
+            RecordError: When a line that is not torn does not make sense.
+        """
+        self._number += 1
         if not line.strip():
-            continue
+            return None
         try:
             body = json.loads(line)
         except (ValueError, RecursionError):  # the latter of brackets without end
-            torn.append(number)
-            continue
+            self.record.torn_lines.append(self._number)
+            return None
         kind = body.pop("type", None) if isinstance(body, dict) else None
         if kind == "check":
-            with _of_line(path, number):
-                snapshot = Snapshot.from_dict(body)
-            if snapshots and snapshots[-1].step >= snapshot.step:  # a resumed run repeats itself
-                snapshots = [kept for kept in snapshots if kept.step < snapshot.step]
-                alerts = [a for a in alerts if _is_observed(a) or _is_before(a, snapshot.step)]
-            snapshots.append(snapshot)
-        elif kind == "observation":
-            with _of_line(path, number):
-                new = Observation.from_dict(body)
-            if new.step <= latest.get(new.name, -math.inf):  # likewise, for its name
-                observations = [
-                    old for old in observations if old.name != new.name or old.step < new.step
-                ]
-                alerts = [
-                    a for a in alerts if not _is_observed(a, new.name) or _is_before(a, new.step)
-                ]
-            observations.append(new)
-            latest[new.name] = new.step
-        elif kind == "alert":
-            alerts.append(body)
-        elif kind == "event":
-            events.append(body)
-        else:
-            raise RecordError(
-                f"{path}, line {number}: type {kind!r} is unknown. Pass a record written by "
-                f"sigma-monitor, schema {SCHEMA}."
-            )
-    return Record(snapshots, alerts, events, torn, observations)
+            return kind, self._add_check(body)
+        if kind == "observation":
+            return kind, self._add_observation(body)
+        if kind in ("alert", "event"):
+            (self.record.alerts if kind == "alert" else self.record.events).append(body)
+            return kind, body
+        raise RecordError(
+            f"{self._path}, line {self._number}: type {kind!r} is unknown. Pass a record written "
+            f"by sigma-monitor, schema {SCHEMA}."
+        )
+
+    def _add_check(self, body: Mapping[str, Any]) -> Snapshot:
+        with _of_line(self._path, self._number):
+            new = Snapshot.from_dict(body)
+        known, alerts = self.record.snapshots, self.record.alerts
+        if known and known[-1].step >= new.step:  # a resumed run repeats itself
+            known[:] = [old for old in known if old.step < new.step]
+            alerts[:] = [a for a in alerts if _is_observed(a) or _is_before(a, new.step)]
+        known.append(new)
+        return new
+
+    def _add_observation(self, body: Mapping[str, Any]) -> Observation:
+        with _of_line(self._path, self._number):
+            new = Observation.from_dict(body)
+        known, alerts = self.record.observations, self.record.alerts
+        if new.step <= self._latest.get(new.name, -math.inf):  # likewise, for its name
+            known[:] = [old for old in known if old.name != new.name or old.step < new.step]
+            alerts[:] = [
+                a for a in alerts if not _is_observed(a, new.name) or _is_before(a, new.step)
+            ]
+        known.append(new)
+        self._latest[new.name] = new.step
+        return new
 
 
 def _is_observed(alert: Mapping[str, Any], name: str | None = None) -> bool:
@@ -169,7 +203,8 @@ def _is_observed(alert: Mapping[str, Any], name: str | None = None) -> bool:
 
 
 def _is_before(alert: Mapping[str, Any], step: int) -> bool:
-    return bool(alert.get("step", -1) < step)
+    of = alert.get("step")
+    return not isinstance(of, int | float) or of < step
 
 
 @contextlib.contextmanager
