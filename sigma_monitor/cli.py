@@ -2,7 +2,7 @@
 
 Exit codes: 0 as expected, 1 a replayed series that was COLLAPSED at some check, 2 bad input, 3 one
 that was WARNING at worst where `--fail-on warning` was given, 70 internal error (or a demo whose
-verdicts were not the expected ones).
+verdicts, or a doctor whose findings, were not the expected ones).
 """
 
 from __future__ import annotations
@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_workspace(commands)
     _add_watch(commands)
+    doctor = commands.add_parser("doctor", help="whether what is installed here works")
+    doctor.add_argument("--json", action="store_true", help="print the result as JSON")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -293,3 +296,16 @@ def _watch(options: argparse.Namespace) -> int:
     except BrokenPipeError:  # whoever read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):
+        from sigma_monitor.doctor import examine
+
+        examination = examine()
+    print(
+        json.dumps(examination.to_dict(), indent=2, allow_nan=False)
+        if options.json
+        else examination.text()
+    )
+    return _OK if examination.as_expected else _INTERNAL

@@ -18,7 +18,7 @@ FRAMEWORKS = {"transformers", "lightning", "pytorch_lightning", "trl", "wandb"}
 HOUSE = [
     {"__main__"},
     {"cli"},
-    {"demo", "analysis", "replay", "live"},
+    {"demo", "analysis", "replay", "doctor", "live"},
     {"integrations"},
     {"monitor"},
     {"observing", "quoting"},

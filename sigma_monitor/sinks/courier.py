@@ -22,12 +22,12 @@ from sigma_monitor.errors import described
 from sigma_monitor.sinks.base import Sink, optional
 from sigma_monitor.sinks.isolated import FAILURES_ALLOWED, Call, Isolated
 
-__all__ = ["Courier"]
+__all__ = ["ATTEMPTS", "Courier"]
 
 # Calls that may wait. Of more than these the newest are lost, alerts from twice as many.
 _ROOM = 1000
 
-_ATTEMPTS = 4
+ATTEMPTS = 4
 _SHORTEST_WAIT = 0.5  # seconds between the first two attempts, twice as many between the next
 
 
@@ -119,7 +119,7 @@ class Courier(Isolated):
         is_alert = call.alert is not None
         enough = self._given_up if is_alert else self._closing
         attempts = Retrying(
-            stop=stop_after_attempt(_ATTEMPTS) | stop_when_event_set(enough),
+            stop=stop_after_attempt(ATTEMPTS) | stop_when_event_set(enough),
             wait=wait_exponential(multiplier=_SHORTEST_WAIT),
             sleep=self._pause if is_alert else sleep_using_event(self._closing),
             reraise=True,

@@ -15,11 +15,11 @@ import requests
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import SinkError
 
-__all__ = ["WandbAlerts"]
+__all__ = ["MERGED_SECONDS", "TIMEOUTS", "WandbAlerts"]
 
 _LEVELS = {"info": "INFO", "warn": "WARN", "error": "ERROR"}
-_MERGED = 60  # seconds within which alerts of one title are one; the server allows no less
-_TIMEOUTS = (3.0, 4.0)  # seconds to connect, and to answer
+MERGED_SECONDS = 60  # seconds within which alerts of one title are one; the server allows no less
+TIMEOUTS = (3.0, 4.0)  # seconds to connect, and to answer
 _MUTATION = """
 mutation NotifyScriptableRunAlert(
   $entityName: String!, $projectName: String!, $runName: String!,
@@ -64,7 +64,7 @@ class WandbAlerts:
             return
         level = _LEVELS[alert.severity]
         if run.offline or not run.settings.api_key:  # only wandb itself uses an identity token
-            run.alert(alert.title, alert.message, level=level, wait_duration=_MERGED)
+            run.alert(alert.title, alert.message, level=level, wait_duration=MERGED_SECONDS)
             return
         _post(
             run.settings,
@@ -74,7 +74,7 @@ class WandbAlerts:
             title=alert.title,
             text=alert.message,
             severity=level,
-            waitDuration=_MERGED * 1000,
+            waitDuration=MERGED_SECONDS * 1000,
         )
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ def _post(settings: Any, **variables: Any) -> None:
             f"{settings.base_url.rstrip('/')}/graphql",
             json={"query": _MUTATION, "variables": variables},
             auth=("api", settings.api_key),
-            timeout=_TIMEOUTS,
+            timeout=TIMEOUTS,
             **_way(settings),
         )
     except requests.RequestException as error:
