@@ -1,10 +1,11 @@
-"""The tests of hosts on other versions: `nox --list` shows the sessions, CONTRIBUTING.md the rest.
+"""What takes an environment of its own: `nox --list` shows the sessions, CONTRIBUTING.md the rest.
 
-Each writes what its tests have shown into benchmarks/results/compatibility/.
+Those of hosts write what their tests have shown into benchmarks/results/compatibility/.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -62,6 +63,24 @@ def deepspeed(session: nox.Session) -> None:
     _torch(session)
     session.install("-c", "constraints.txt", "-e", ".", *TOOLS, "peft", "deepspeed==0.19.8")
     _run(session, "deepspeed", *(session.posargs or ["tests/integrations/test_deepspeed.py"]))
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Wheel and sdist into dist/, and each in an empty environment."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    session.install("build", "twine")
+    session.run("python", "-m", "build")
+    built = sorted((ROOT / "dist").iterdir())
+    session.run("twine", "check", "--strict", *map(str, built))
+    _torch(session)
+    for artifact in built:
+        session.install("--force-reinstall", "--no-deps", str(artifact))
+        session.install("-c", "constraints.txt", str(artifact))
+        with session.chdir(session.create_tmp()):  # away from the folder of the same name
+            session.run("sigma-monitor", "--version")
+            session.run("sigma-monitor", "doctor")
+            session.run("sigma-monitor", "demo")
 
 
 def _torch(session: nox.Session) -> None:

@@ -19,8 +19,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0.dev0"
-
 __all__ = [
     "Alert",
     "Estimate",
@@ -79,12 +77,27 @@ _HOMES = {
 }
 
 
+__version__: str  # as it was installed
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        value = _version()
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("sigma-monitor")
+    except metadata.PackageNotFoundError:  # a folder on the path, which no tool installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:
