@@ -34,8 +34,11 @@ def test_no_address_of_a_logger_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     callback = SimpleNamespace(monitor=monitor, active=True, undelivered=0)
     note_undelivered(callback, "a logger", 0, error)
     hook(callback)
-    told = caplog.text + (tmp_path / RECORD).read_text()
+    events = [json.loads(line) for line in (tmp_path / RECORD).read_text().splitlines()]
     assert (callback.undelivered, callback.active) == (1, False)
-    assert told.count("no answer from https://…") >= 4  # in a message and a line of each
-    assert "S3CRET" not in told
-    assert "T0KEN" not in told
+    assert [event["event"] for event in events] == ["undelivered", "switched_off", "closed"]
+    told = "OSError: no answer from https://…"
+    assert [event.get("error") for event in events] == [told, told, None]
+    assert caplog.text.count(told) == 3  # in each message, and in the traceback of the hook
+    assert "S3CRET" not in caplog.text
+    assert "T0KEN" not in caplog.text
