@@ -56,6 +56,8 @@ def _ours(arguments: Sequence[str]) -> None:
             code = main(arguments)
     elif arguments[0] == "wandb-workspace":
         code = main([*arguments, "--dry-run"])
+    elif arguments[0] == "watch":  # until the run has ended, which here it need not do
+        code = main([*arguments, "--once"])
     else:
         code = main(arguments)
     assert code == 0, f"sigma-monitor {shlex.join(arguments)} exits with {code}"
