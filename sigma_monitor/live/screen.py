@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -32,6 +33,7 @@ _TALL = 30  # lines of a terminal that has room for
 _ALERTS = 3
 _MOST_CHART = 20  # lines
 _RISING = 1.1  # a ratio from which the level of expansion is drawn
+_IDLE = 5.0  # seconds between two screens where nothing is new
 _LATE = 5  # times the usual spacing of checks, after which the record is called silent
 
 
@@ -44,6 +46,8 @@ class Screen(View):
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._drawn: tuple[object, ...] = ()  # of what
+        self._at = -math.inf
         self._live = Live(console=console, screen=True, auto_refresh=False)
 
     def __enter__(self) -> Screen:
@@ -56,7 +60,11 @@ class Screen(View):
         self._live.stop()
 
     def show(self, seen: Seen) -> None:
-        """Draw."""
+        """Draw what is new, and else now and then: how old it is."""
+        what = seen, seen.lines, self._console.size
+        if what == self._drawn and time.monotonic() - self._at < _IDLE:
+            return  # the training may need this processor
+        self._drawn, self._at = what, time.monotonic()
         self._live.update(drawn(seen, self._console, hint="q to leave"), refresh=True)
 
 

@@ -28,13 +28,15 @@ class Seen:
 
     Attributes:
         record: All of it.
-        ended: Its last line is the closing one.
+        lines: How many were taken.
+        ended: The last of them is the closing one.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._reader = RecordReader(path)
         self.record = self._reader.record
+        self.lines = 0
         self.ended = False
 
     def take(self, line: bytes) -> tuple[str, Any] | None:
@@ -44,6 +46,7 @@ class Seen:
             RecordError: When it does not make sense.
         """
         found = self._reader.take(line)
+        self.lines += 1
         if found is not None:
             kind, held = found
             self.ended = kind == "event" and held.get("event") == "closed"

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from sigma_monitor import Estimate, Status
-from sigma_monitor.live.screen import drawn
+from sigma_monitor.live.screen import Screen, drawn
 from sigma_monitor.live.seen import Seen
 from tests.live.records import CLEAR, check
 from tests.snapshots import alert, observation
@@ -133,6 +133,28 @@ def test_a_record_that_falls_silent_is_told(age, late):
     line = screen(run).splitlines()[2]
     assert line.startswith("last check ")
     assert line.endswith("; they came every 10 s") == late
+
+
+def test_it_is_drawn_again_when_something_is_new_and_else_now_and_then(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("sigma_monitor.live.screen.time.monotonic", lambda: now)
+    shown = Screen(Console(file=io.StringIO(), force_terminal=True))
+    drawings = []
+    monkeypatch.setattr(shown._live, "update", lambda *_, **__: drawings.append(now))
+    run = seen(check(0))
+    shown.show(run)
+    shown.show(run)
+    assert drawings == [100]
+    run.take(json.dumps({"type": "event", "event": "resumed"}).encode())
+    shown.show(run)
+    assert drawings == [100, 100]
+    now = 104.0
+    shown.show(run)
+    now = 106.0
+    shown.show(run)
+    assert drawings == [100, 100, 106]
+    shown.show(seen(check(0)))  # a new run
+    assert drawings == [100, 100, 106, 106]
 
 
 def test_a_run_without_checks_says_so():
