@@ -63,6 +63,7 @@ class Listener:
         self.heard = []
 
     inline = True
+    baselines = True
 
     def log(self, metrics, step):
         raise AssertionError("check() is there")

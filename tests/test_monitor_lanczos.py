@@ -65,6 +65,7 @@ class Listener:
     """A sink that keeps everything."""
 
     inline = True
+    baselines = True
 
     def __init__(self):
         self.snapshots, self.alerts = [], []

@@ -107,6 +107,7 @@ class BrokenSink:
     """Raises in the methods of these names; counts the calls of all."""
 
     inline = True  # so that each call is made once; a thread of its own would try again
+    baselines = True
 
     def __init__(self, *broken: str) -> None:
         self.broken = broken
@@ -165,8 +166,7 @@ def test_a_full_disk_for_the_record(tmp_path: Path, caplog: pytest.LogCaptureFix
     warnings = our_warnings(caplog)
     assert sum("No space left" in text for text in warnings) == 1
     assert sum("JsonlSink lost" in text for text in warnings) == 1
-    assert sum("JsonlSink is disabled" in text for text in warnings) == 1
-    assert len(warnings) == 3
+    assert len(warnings) == 2  # a disk may have room again: the record is never given up
     assert others.calls.count("log") == callback.monitor.checks >= 6
     assert len(sigma_entries(trainer.state.log_history)) == callback.monitor.checks
 
