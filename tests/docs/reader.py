@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,22 @@ class Reader:
     Args:
         namespace: What the page takes for granted.
         said: Texts that are shown without being printed, as the package words them now.
+        exits: By command of ours, the exit code that the page tells of where it is not 0.
+        exact: Whether commands print the very numbers of the page, its data being there too.
     """
 
-    def __init__(self, namespace: dict[str, Any], said: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        said: Iterable[str] = (),
+        *,
+        exits: Mapping[str, int] | None = None,
+        exact: bool = False,
+    ) -> None:
         self.namespace = namespace
         self.said = list(said)
+        self.exits = exits or {}
+        self._exact_commands = exact
         self._python = PythonEvaluator()
         self._printed: str | None = None
         self._exact = True
@@ -69,8 +80,8 @@ class Reader:
         """Run each command, or check what is too dear to be run."""
         with _printing() as printed:
             for command in commands.split(example.parsed):
-                commands.run(command)
-        self._printed, self._exact = printed.getvalue(), False
+                commands.run(command, self.exits)
+        self._printed, self._exact = printed.getvalue(), self._exact_commands
 
     def text(self, example: Example) -> None:
         """Compare with what was printed, or with what the package says."""
