@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from sigma_monitor.cli import main
 
-__all__ = ["ROOT", "run", "split"]
+__all__ = ["ROOT", "ours", "run", "split"]
 
 ROOT = Path(__file__).parents[2]
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -40,17 +40,29 @@ def run(words: Sequence[str], exits: Mapping[str, int]) -> None:
         words: Program and arguments.
         exits: By command of ours, the exit code where it is not 0.
     """
-    program, *arguments = words
-    if program == "python" and arguments[:1] == ["-m"]:
-        program, *arguments = arguments[1:]
-    if [program, *arguments[:1]] == ["accelerate", "launch"]:
-        program, *arguments = _launched(arguments[1:])
+    program, *arguments = _started(words)
     checks = {"pip": _installs, "make": _makes, "python": _script, "git": _clones, "cd": _enters}
     if program in _OURS:
         _ours(arguments, exits.get(arguments[0], 0))
     else:
         assert program in checks, f"{program}: no check knows this program"
         checks[program](arguments)
+
+
+def ours(words: Sequence[str]) -> str:
+    """The command of ours that this is, or the empty string."""
+    program, *arguments = _started(words)
+    return arguments[0] if program in _OURS else ""
+
+
+def _started(words: Sequence[str]) -> list[str]:
+    """Program and arguments, without what only starts it."""
+    program, *arguments = words
+    if [program, *arguments[:1]] == ["accelerate", "launch"]:
+        return arguments[arguments.index("-m") + 1 :]
+    if program == "python" and arguments[:1] == ["-m"]:
+        return arguments[1:]
+    return [program, *arguments]
 
 
 def _ours(arguments: Sequence[str], expected: int) -> None:
@@ -66,12 +78,6 @@ def _ours(arguments: Sequence[str], expected: int) -> None:
     else:
         code = main(arguments)
     assert code == expected, f"sigma-monitor {shlex.join(arguments)} exits with {code}"
-
-
-def _launched(arguments: Sequence[str]) -> list[str]:
-    """The module that `accelerate launch` starts on every process."""
-    assert "-m" in arguments
-    return list(arguments[list(arguments).index("-m") + 1 :])
 
 
 def _installs(arguments: Sequence[str]) -> None:

@@ -228,10 +228,10 @@ def readme(folder: Path) -> Iterator[Reader]:
             "squared_norms": rows.square().sum(1).numpy(),
         },
         [runaway()],
+        before={"watch": lambda names: names["monitor"].close()},  # it ends with the run
     )
     with one_rank(folder):
         yield reader
-    reader.namespace["monitor"].close()
     assert_checked("runs/a", "lightning_logs/version_0")
 
 
