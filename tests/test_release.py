@@ -19,7 +19,6 @@ from packaging.version import Version
 import sigma_monitor
 
 ROOT = Path(__file__).parents[1]
-DEMO_STEPS = 60  # the fewest that it takes
 
 
 def built(folder, *options):
@@ -172,7 +171,7 @@ def test_what_was_built_installs_and_runs_elsewhere(kind, request, tmp_path):
     code = "import sigma_monitor; print(sigma_monitor.__file__)"
     assert run(python, "-c", code).startswith(str(tmp_path / "venv"))
     assert "all as expected" in run(command, "doctor")
-    run(command, "demo", "--steps", DEMO_STEPS, "--json", timeout=1500)
+    run(command, "demo", "--json", timeout=1500)
 
 
 # The fields of version 1.2.0 of the Citation File Format, and those of a reference that are used.
