@@ -11,7 +11,12 @@ from scipy import stats
 from torch import nn
 
 from sigma_monitor import ProbeSet, spectral_summary
-from sigma_monitor.diversity import compression_ratio, distinct, repeated_share
+from sigma_monitor.diversity import (
+    compression_ratio,
+    distinct,
+    distinct_without,
+    repeated_share,
+)
 from sigma_monitor.errors import InputError, ProbeError
 from sigma_monitor.probing import Continuations, Encoder
 from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
@@ -351,3 +356,15 @@ def test_the_identity_is_what_makes_two_series_comparable():
         {"seed": 3},
     ):
         assert WritingProbe(relative_ridge=RIDGE, **other).identity() != same
+
+
+def test_distinct_ngrams_of_the_others_are_those_without_a_text_or_a_group():
+    texts = [[1, 2, 1, 2], [1, 2, 3], [], [3, 4], [3, 4]]
+    for groups in (None, [0, 0, 1, 1, 2]):
+        numbers = range(5) if groups is None else groups
+        expected = [
+            distinct([text for text, own in zip(texts, numbers, strict=True) if own != left], 2)
+            for left in sorted(set(numbers))
+        ]
+        assert distinct_without(texts, 2, groups) == pytest.approx(expected)
+    assert distinct_without([[1, 2, 3], [1]], 2) == [0.0, 1.0]
