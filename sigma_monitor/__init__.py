@@ -11,7 +11,8 @@ with intervals, the series of numbers becomes a verdict, and the verdict becomes
 
 `SigmaCallback` is the whole of it in one line for a `Trainer` of transformers, and
 `SigmaLightningCallback` for one of Lightning; `SigmaMonitor` is the same for any loop;
-`spectral_summary` is the spectrum of one embedding matrix.
+`spectral_summary` is the spectrum of one embedding matrix, and `Lineage` compares generations of
+text without any training.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The command line: `sigma-monitor`, also as `python -m sigma_monitor`.
 
-Exit codes: 0 as expected, 1 a replayed series that was COLLAPSED at some check, 2 bad input, 3 one
-that was WARNING at worst where `--fail-on warning` was given, 70 internal error (or a demo whose
-verdicts, or a doctor whose findings, were not the expected ones).
+Exit codes: 0 as expected, 1 a chain or a replayed series that was COLLAPSED somewhere, 2 bad input,
+3 one that was WARNING at worst where `--fail-on warning` was given, 70 internal error (or a demo
+whose verdicts, or a doctor whose findings, were not the expected ones).
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from sigma_monitor import __version__
 from sigma_monitor.errors import InputError
+
+if TYPE_CHECKING:
+    from sigma_monitor.alert import Status
+    from sigma_monitor.lineage import Lineage
 
 __all__ = ["main", "threshold"]
 
@@ -90,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
     demo.set_defaults(run=_demo)
     _add_analyze(commands)
+    _add_chain(commands)
     _add_replay(commands)
     _add_workspace(commands)
     _add_watch(commands)
@@ -117,6 +122,63 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     analyze.add_argument("--picture", type=Path, help="draw the spectra to this .svg or .png")
     analyze.add_argument("--json", action="store_true", help="print the result as JSON")
     analyze.set_defaults(run=_analyze)
+
+
+def _add_chain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    chain = commands.add_parser("chain", help="verdicts on generations of a recursive pipeline")
+    chain.add_argument(
+        "generations",
+        nargs="+",
+        metavar="GEN",
+        help="one generation: a file, a glob in quotes or a folder of .jsonl, .txt (a document a "
+        "line) or .parquet, or of embeddings in .npy, .npz, .safetensors or .pt",
+    )
+    chain.add_argument(
+        "--control",
+        nargs="+",
+        default=[],
+        metavar="GEN",
+        help="the same number of generations on real data, which these are compared with",
+    )
+    chain.add_argument("--text-key", default="text", metavar="KEY", help="default: text")
+    chain.add_argument("--prompt-key", metavar="KEY", help="default: documents have no prompts")
+    chain.add_argument(
+        "--encoder",
+        default="hashing",
+        help="hashing (character n-grams, the default) or a sentence-transformers model",
+    )
+    chain.add_argument(
+        "--sample",
+        type=_sample,
+        default=2000,
+        metavar="N|all",
+        help="documents of the fixed index set, by default 2000; all: stream the whole corpus, "
+        "without intervals",
+    )
+    chain.add_argument(
+        "--preset", choices=("paper",), help="SIGMA's tracks under the published settings"
+    )
+    chain.add_argument("--seed", type=int, default=0, help="of the index set")
+    chain.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep embeddings there, and go on from it"
+    )
+    chain.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
+    _add_fail_on(chain)
+    chain.add_argument("--json", action="store_true", help="print the result as JSON")
+    chain.set_defaults(run=_chain)
+
+
+def _sample(argument: str) -> int | str:
+    return argument if argument == "all" else int(argument)
+
+
+def _add_fail_on(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fail-on",
+        choices=("collapsed", "warning"),
+        default="collapsed",
+        help="warning: exit with 3 when that is the worst; COLLAPSED always exits with 1",
+    )
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -152,12 +214,7 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="the windows of a long run; default: those that suit the number of values",
     )
-    replay.add_argument(
-        "--fail-on",
-        choices=("collapsed", "warning"),
-        default="collapsed",
-        help="warning: exit with 3 when that is the worst; COLLAPSED always exits with 1",
-    )
+    _add_fail_on(replay)
     replay.add_argument("--json", action="store_true", help="print the result as JSON")
     replay.set_defaults(run=_replay)
 
@@ -237,9 +294,66 @@ def _analyze(options: argparse.Namespace) -> int:
     return _OK
 
 
+def _chain(options: argparse.Namespace) -> int:
+    from sigma_monitor.lineage import launched
+    from sigma_monitor.ranks import is_main
+
+    with launched():
+        main_process = is_main()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                report = _lineage(options).report()
+        except InputError:
+            if main_process:
+                raise
+            return _BAD_INPUT
+        if main_process:
+            print(
+                json.dumps(report.to_dict(), indent=2, allow_nan=False)
+                if options.json
+                else report.table()
+            )
+        return _code(report.status, options)
+
+
+def _lineage(options: argparse.Namespace) -> Lineage:
+    from sigma_monitor.lineage import Lineage, open_corpus
+    from sigma_monitor.lineage.shared import together
+
+    if options.control and len(options.control) != len(options.generations):
+        raise InputError(
+            f"--control has {len(options.control)} generations and the chain "
+            f"{len(options.generations)}: pass one control for each."
+        )
+    lineage = Lineage(
+        options.encoder,
+        sample=options.sample,
+        preset=options.preset,
+        seed=options.seed,
+        cache=options.cache,
+        confidence=options.confidence,
+    )
+    keys = {"text_key": options.text_key, "prompt_key": options.prompt_key}
+    sides = [options.generations, options.control]
+    # All of them are looked at before the first is read.
+    opened = together(lambda: [[open_corpus(one, **keys) for one in side] for side in sides])
+    for side, control in zip(opened, (False, True), strict=True):
+        for number, corpus in enumerate(side):
+            lineage.add_corpus(number, corpus, control=control)
+    return lineage
+
+
+def _code(worst: Status, options: argparse.Namespace) -> int:
+    from sigma_monitor.alert import Status
+
+    if worst is Status.COLLAPSED:
+        return _COLLAPSED
+    warned = worst is Status.WARNING and options.fail_on == "warning"
+    return _WARNING if warned else _OK
+
+
 def _replay(options: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):
-        from sigma_monitor.alert import Status
         from sigma_monitor.replay import replay_file
 
         result = replay_file(
@@ -255,10 +369,7 @@ def _replay(options: argparse.Namespace) -> int:
     print(
         json.dumps(result.to_dict(), indent=2, allow_nan=False) if options.json else result.text()
     )
-    if result.worst is Status.COLLAPSED:
-        return _COLLAPSED
-    warned = result.worst is Status.WARNING and options.fail_on == "warning"
-    return _WARNING if warned else _OK
+    return _code(result.worst, options)
 
 
 def _workspace(options: argparse.Namespace) -> int:

@@ -19,7 +19,6 @@ from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError, RecordError, described, traced
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.instrument import Check, Instrument, synchronise
-from sigma_monitor.lineage import BEGINNING, END, Reference
 from sigma_monitor.measure import Measured
 from sigma_monitor.observing import Observer, ObserverOptions
 from sigma_monitor.options import (
@@ -41,6 +40,7 @@ from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.quoting import Quoting
 from sigma_monitor.ranks import failed, from_main, is_main, meet
+from sigma_monitor.reference import BEGINNING, END, Reference
 from sigma_monitor.sinks import Sink
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
@@ -95,7 +95,7 @@ class SigmaMonitor:
         baseline: `"start"` (loaded weights), `"plateau"` (drawn weights), or `"auto"`: start when
             the model has a `name_or_path`, plateau otherwise. Or the `record.jsonl` of another
             run on the same probe set, to be compared with its baseline, or a generation of a
-            `Lineage`.
+            `RunLineage`.
         embed_fn: `(model, batch) -> (examples, m) or (examples, tokens, m)`, instead of `layers`.
         stop_on_collapse: True: `should_stop` is set on COLLAPSED, and after three checks in a row
             at which some layer had nothing to measure. A number: COLLAPSED is at this ratio of

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeGuard
 from sigma_monitor.alert import Alert
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
-from sigma_monitor.lineage import Reference
 from sigma_monitor.outlet import SinkSpec
+from sigma_monitor.reference import Reference
 from sigma_monitor.sinks import FunctionSink, Sink
 from sigma_monitor.snapshot import is_plain_name
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
@@ -159,7 +159,7 @@ def reference_and_kind(
     if not isinstance(baseline, (str, os.PathLike)):
         raise InputError(
             f'baseline={baseline!r}: pass "auto", "start", "plateau", the path of a record.jsonl, '
-            "or a generation of a Lineage."
+            "or a generation of a RunLineage."
         )
     try:
         return Reference.from_record(baseline), "auto"

@@ -17,6 +17,7 @@ from sigma_monitor.errors import ProbeError
 
 __all__ = [
     "RankError",
+    "carried",
     "exchanged",
     "failed",
     "from_main",
@@ -107,7 +108,7 @@ def room_for(tensors: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, l
         tensors: Of this rank, of any type and shape.
         sizes: Bytes of the tensors of each rank.
     """
-    device = _carried(tensors[0].device)
+    device = carried(tensors[0].device)
     own = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     start = 0
     for tensor in tensors:
@@ -123,7 +124,7 @@ def gathered(own: Tensor, room: list[Tensor]) -> list[Tensor]:
     return room
 
 
-def _carried(device: torch.device) -> torch.device:
+def carried(device: torch.device) -> torch.device:
     """`device`, or another between which the default group can send tensors."""
     backends = dict(pair.split(":") for pair in dist.get_backend_config().split(","))
     if backends.get(device.type, "gloo") != "gloo":

@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import Trainer
 
-from sigma_monitor import Lineage, ProbeSet, SigmaMonitor, Status
+from sigma_monitor import ProbeSet, SigmaMonitor, Status
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.probing import Writer
 from sigma_monitor.probing.encoders import hashing_encoder
+from sigma_monitor.reference import RunLineage
 from sigma_monitor.sinks import JsonlSink, read_record
 from tests.clock import stop_the_clock
 from tests.compatibility import shows
@@ -691,7 +692,7 @@ def test_a_chain_is_compared_with_the_end_of_each_generation(tmp_path):
         model = tiny("llama")
         paths.append(recorded(tmp_path / str(number), model, change=change))
         ranks.append(rank_of(model))
-    control = Lineage(paths)
+    control = RunLineage(paths)
     assert len(control) == 2
     assert ranks[1] < 0.8 * ranks[0]
     model = tiny("llama")
@@ -710,13 +711,13 @@ def test_a_chain_is_compared_with_the_end_of_each_generation(tmp_path):
 def test_a_chain_needs_runs_that_ended(tmp_path):
     killed = recorded(tmp_path / "killed", tiny("llama"), close=False)
     with pytest.raises(InputError, match=r"did not end by close\(\)"):
-        Lineage([killed])
+        RunLineage([killed])
     with pytest.raises(InputError, match="at least one"):
-        Lineage([])
+        RunLineage([])
     with pytest.raises(InputError, match="list of at least one"):
-        Lineage(str(killed))
+        RunLineage(str(killed))
     with pytest.raises(RecordError, match=r"missing\.jsonl"):
-        Lineage([tmp_path / "missing.jsonl"])
+        RunLineage([tmp_path / "missing.jsonl"])
 
 
 def test_a_run_that_ended_in_nan_is_refused(tmp_path):
@@ -726,7 +727,7 @@ def test_a_run_that_ended_in_nan_is_refused(tmp_path):
 
     path = recorded(tmp_path, tiny("llama"), change=poisoned)
     with pytest.raises(InputError, match="no 'end' event"):
-        Lineage([path])
+        RunLineage([path])
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_end(tmp_path):
@@ -739,7 +740,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_end(tmp_path):
     resumed.load_state_dict(watcher.state_dict())
     resumed.note("resumed", step=0)
     resumed.close()
-    assert Lineage([tmp_path / RECORD]).generation(0).baselines["layers"].keys() == {"last"}
+    assert RunLineage([tmp_path / RECORD]).generation(0).baselines["layers"].keys() == {"last"}
 
 
 @pytest.mark.parametrize(

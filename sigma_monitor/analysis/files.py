@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["SUFFIXES", "StoredArray", "open_arrays"]
+__all__ = ["SUFFIXES", "StoredArray", "open_arrays", "tensor_of"]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SAFETENSORS_FLOATS = dict(zip(("F16", "BF16", "F32", "F64"), _FLOATS, strict=True))
@@ -162,7 +162,7 @@ def _readable(label: str) -> Iterator[None]:
 
 def _npy(path: Path) -> list[StoredArray]:
     array = npy_format.open_memmap(path, mode="r")
-    return [StoredArray(path, None, array.shape, _name(array.dtype), partial(_tensor, array))]
+    return [StoredArray(path, None, array.shape, _name(array.dtype), partial(tensor_of, array))]
 
 
 def _npz(path: Path) -> list[StoredArray]:
@@ -188,10 +188,11 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _load(path: Path, name: str) -> Tensor:
     with np.load(path, allow_pickle=False) as archive:
-        return _tensor(archive[name])
+        return tensor_of(archive[name])
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def tensor_of(array: NDArray[Any]) -> Tensor:
+    """The same memory as a tensor, to be read alone."""
     with warnings.catch_warnings():
         # Nothing here writes to it, and a writable mapping (mode "c") counts as memory in use:
         # Linux refuses one that is larger than RAM.

@@ -16,7 +16,7 @@ from sigma_monitor.estimate import Estimate
 from sigma_monitor.spectrum import SpectralDrift, SpectralSummary
 from sigma_monitor.spectrum.result import FUNCTIONALS
 
-__all__ = ["table"]
+__all__ = ["aligned", "table"]
 
 _CELLS = 3  # of one estimate: value, interval, kind
 _MEANINGS = {
@@ -65,7 +65,7 @@ def _estimates(
             estimate = getattr(estimates[convention], name)
             row += _cells(estimate, marked=marked) if shown else [""] * _CELLS
         rows.append(row)
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _cells(estimate: Estimate, *, marked: bool) -> list[str]:
@@ -79,7 +79,8 @@ def _number(value: float) -> str:
     return f"{value:.5g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells, each column as wide as its widest."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -6,7 +6,7 @@ loss from the same pass, `split` shares it out to the ranks, and `forward` runs 
 `generate` lets the model continue the probe examples, and `encoders` embed what it wrote.
 """
 
-from sigma_monitor.probing.encoders import Encoder, EncoderSpec, find_encoder
+from sigma_monitor.probing.encoders import Encoder, EncoderSpec, find_encoder, named_encoder
 from sigma_monitor.probing.forward import Probe, Reading
 from sigma_monitor.probing.generate import Continuations, Writer
 from sigma_monitor.probing.losses import TokenLosses
@@ -24,4 +24,5 @@ __all__ = [
     "TokenLosses",
     "Writer",
     "find_encoder",
+    "named_encoder",
 ]

@@ -17,7 +17,14 @@ from sigma_monitor.probing.forward import Probe
 from sigma_monitor.probing.layers import without_wrapper
 from sigma_monitor.probing.probe_set import ProbeSet, tokenized
 
-__all__ = ["Encoder", "EncoderSpec", "find_encoder", "hashing_encoder", "start_encoder"]
+__all__ = [
+    "Encoder",
+    "EncoderSpec",
+    "find_encoder",
+    "hashing_encoder",
+    "named_encoder",
+    "start_encoder",
+]
 
 Embed: TypeAlias = Callable[[Sequence[str]], Any]
 EncoderSpec: TypeAlias = str | Embed
@@ -96,12 +103,19 @@ def find_encoder(spec: EncoderSpec, model: nn.Module, tokenizer: Any) -> Encoder
     Raises:
         InputError: When sentence-transformers is asked for and not installed.
     """
+    return start_encoder(model, tokenizer) if spec == "start" else named_encoder(spec)
+
+
+def named_encoder(spec: EncoderSpec) -> Encoder:
+    """An encoder that needs no model of the training; see `find_encoder`.
+
+    Raises:
+        InputError: When sentence-transformers is asked for and not installed.
+    """
     if not isinstance(spec, str):
         return Encoder(getattr(spec, "__qualname__", type(spec).__qualname__), spec)
     if spec == "hashing":
         return hashing_encoder()
-    if spec == "start":
-        return start_encoder(model, tokenizer)
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:

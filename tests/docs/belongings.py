@@ -14,13 +14,23 @@ from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from sigma_monitor import ProbeSet, SigmaMonitor
+from tests.docs.commands import ROOT
 from tests.integrations.accelerate_hosts import forget_accelerators
 from tests.integrations.hosts import QUIET
 from tests.integrations.lightning_hosts import Wrapped
 from tests.integrations.models import tiny_llama, token_rows
 from tests.integrations.trl_hosts import sentences, words_tokenizer
 
-__all__ = ["SHORT", "a_history", "a_loop", "a_run", "a_trainer", "for_lightning", "some_embeddings"]
+__all__ = [
+    "SHORT",
+    "a_history",
+    "a_loop",
+    "a_run",
+    "a_trainer",
+    "for_lightning",
+    "some_embeddings",
+    "some_generations",
+]
 
 SHORT = {**QUIET, "max_steps": 2}
 
@@ -54,6 +64,12 @@ def a_history(path: Path) -> None:
         rows = csv.writer(file)
         rows.writerow(["step", "effective_rank"])
         rows.writerows([step, 40 + 0.2 * (-1) ** step] for step in range(60))
+
+
+def some_generations() -> None:
+    """What the pipeline of docs/lineages.md writes."""
+    page = (ROOT / "docs" / "lineages.md").read_text()
+    exec(page.split("```python\n")[1].split("```")[0], {})
 
 
 def some_embeddings() -> None:

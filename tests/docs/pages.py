@@ -35,6 +35,7 @@ from tests.docs.belongings import (
     a_trainer,
     for_lightning,
     some_embeddings,
+    some_generations,
 )
 from tests.docs.commands import ROOT
 from tests.docs.reader import Reader
@@ -110,6 +111,14 @@ def probes(folder: Path) -> Iterator[Reader]:
     assert len(reader.namespace["probes"]) == 256
     assert [observation.name for observation in monitor.observed] == ["codebook"]
     monitor.close()
+
+
+@contextmanager
+def lineages(folder: Path) -> Iterator[Reader]:
+    texts = [sentences(20), sentences(20)]
+    reader = Reader({"pipeline": [(texts[0], texts[1])]}, exits={"chain": 1})
+    yield reader
+    assert len(reader.namespace["lineage"].verdicts()) == 1
 
 
 @contextmanager
@@ -204,6 +213,7 @@ def readme(folder: Path) -> Iterator[Reader]:
         a_run(Path(run))
     a_history(Path("history.csv"))
     some_embeddings()
+    some_generations()
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(200, 8, generator=draw)
     unit = torch.nn.functional.normalize(rows, dim=1)
@@ -228,6 +238,7 @@ def readme(folder: Path) -> Iterator[Reader]:
             "squared_norms": rows.square().sum(1).numpy(),
         },
         [runaway()],
+        exits={"chain": 1},
         before={"watch": lambda names: names["monitor"].close()},  # it ends with the run
     )
     with one_rank(folder):
@@ -254,5 +265,6 @@ PAGES: dict[str, Page] = {
     "docs/quickstart.md": quickstart,
     "docs/reading.md": reading,
     "docs/probes.md": probes,
+    "docs/lineages.md": lineages,
     "docs/tuning.md": tuning,
 }

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.sinks import read_record
 
-__all__ = ["BEGINNING", "END", "Lineage", "Reference"]
+__all__ = ["BEGINNING", "END", "Reference", "RunLineage"]
 
 BEGINNING: Literal["baseline"] = "baseline"  # events of a record that hold baselines
 END: Literal["end"] = "end"
@@ -59,13 +59,13 @@ class Reference:
             ) from error
 
 
-class Lineage:
-    """A chain of generations on real data, for one on model-made data to be compared with.
+class RunLineage:
+    """The records of runs on real data, for runs on model-made data to be compared with.
 
     Across generations the honest baseline is not a run's own start, which a healthy chain leaves
     too, but where the matched generation on real data ended:
 
-        control = Lineage(["real/0/sigma/record.jsonl", "real/1/sigma/record.jsonl"])
+        control = RunLineage(["real/0/sigma/record.jsonl", "real/1/sigma/record.jsonl"])
         SigmaCallback(baseline=control.generation(1))
 
     Args:
