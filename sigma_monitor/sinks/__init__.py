@@ -10,7 +10,15 @@ from sigma_monitor.sinks.console import ConsoleSink
 from sigma_monitor.sinks.courier import Courier
 from sigma_monitor.sinks.function import FunctionSink
 from sigma_monitor.sinks.isolated import Isolated
-from sigma_monitor.sinks.jsonl import JsonlSink, Record, RecordReader, read_record
+from sigma_monitor.sinks.jsonl import (
+    JsonlSink,
+    Line,
+    Record,
+    RecordReader,
+    is_superseded,
+    read_lines,
+    read_record,
+)
 from sigma_monitor.sinks.metrics import MetricsSink
 from sigma_monitor.sinks.mlflow import MlflowSink
 from sigma_monitor.sinks.tensorboard import TensorBoardSink
@@ -25,6 +33,7 @@ __all__ = [
     "FunctionSink",
     "Isolated",
     "JsonlSink",
+    "Line",
     "MetricsSink",
     "MlflowSink",
     "Record",
@@ -34,5 +43,7 @@ __all__ = [
     "TrackioSink",
     "WandbSink",
     "WebhookSink",
+    "is_superseded",
+    "read_lines",
     "read_record",
 ]

@@ -18,15 +18,25 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import RecordError
 from sigma_monitor.snapshot import SCHEMA, Observation, Snapshot
 
-__all__ = ["FILE", "JsonlSink", "Record", "RecordReader", "read_record"]
+__all__ = [
+    "FILE",
+    "JsonlSink",
+    "Line",
+    "Record",
+    "RecordReader",
+    "is_superseded",
+    "read_lines",
+    "read_record",
+]
 
 FILE = "record.jsonl"  # in the monitor's folder
+_LONGEST_LINE = 1 << 28  # bytes; a device has lines without end
 
 
 class JsonlSink:
@@ -110,20 +120,53 @@ class Record:
     observations: list[Observation] = field(default_factory=list)  # of each name likewise
 
 
+class Line(NamedTuple):
+    """One line of a record."""
+
+    number: int  # from 1
+    kind: str  # check, observation, alert, event, or torn: cut by a kill
+    body: Any  # Snapshot, Observation, or the fields of an alert or event
+
+
 def read_record(path: str | os.PathLike[str]) -> Record:
     """Read a record that may have been cut at any byte.
 
     Raises:
         RecordError: When the file cannot be read, or a line that is not torn does not make sense.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except OSError as error:
-        raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
     reader = RecordReader(path)
-    for line in lines:
+    for line in _lines(path):
         reader.take(line)
     return reader.record
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
+    """Read a record line by line, in memory that does not grow with the file.
+
+    What a resumed run repeats comes twice: see `is_superseded`.
+
+    Raises:
+        RecordError: As `read_record`, when its line is reached.
+    """
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield _parsed(path, number, line)
+
+
+def is_superseded(alert: Mapping[str, Any], by: Snapshot | Observation) -> bool:
+    """Whether an alert came of a check that a resumed run repeats from `by` on.
+
+    Args:
+        alert: A line of type `alert`.
+        by: Of a step that was there before.
+    """
+    observed = alert.get("channel") == "observed"
+    if isinstance(by, Observation):
+        same = observed and alert.get("layer") == by.name
+    else:
+        same = not observed
+    step = alert.get("step")
+    return same and isinstance(step, int | float) and step >= by.step
 
 
 class RecordReader:
@@ -155,56 +198,69 @@ class RecordReader:
         self._number += 1
         if not line.strip():
             return None
-        try:
-            body = json.loads(line)
-        except (ValueError, RecursionError):  # the latter of brackets without end
+        _, kind, body = _parsed(self._path, self._number, line)
+        if kind == "torn":
             self.record.torn_lines.append(self._number)
             return None
-        kind = body.pop("type", None) if isinstance(body, dict) else None
         if kind == "check":
-            return kind, self._add_check(body)
-        if kind == "observation":
-            return kind, self._add_observation(body)
-        if kind in ("alert", "event"):
+            self._add_check(body)
+        elif kind == "observation":
+            self._add_observation(body)
+        else:
             (self.record.alerts if kind == "alert" else self.record.events).append(body)
-            return kind, body
-        raise RecordError(
-            f"{self._path}, line {self._number}: type {kind!r} is unknown. Pass a record written "
-            f"by sigma-monitor, schema {SCHEMA}."
-        )
+        return kind, body
 
-    def _add_check(self, body: Mapping[str, Any]) -> Snapshot:
-        with _of_line(self._path, self._number):
-            new = Snapshot.from_dict(body)
+    def _add_check(self, new: Snapshot) -> None:
         known, alerts = self.record.snapshots, self.record.alerts
         if known and known[-1].step >= new.step:  # a resumed run repeats itself
             known[:] = [old for old in known if old.step < new.step]
-            alerts[:] = [a for a in alerts if _is_observed(a) or _is_before(a, new.step)]
+            alerts[:] = [alert for alert in alerts if not is_superseded(alert, new)]
         known.append(new)
-        return new
 
-    def _add_observation(self, body: Mapping[str, Any]) -> Observation:
-        with _of_line(self._path, self._number):
-            new = Observation.from_dict(body)
+    def _add_observation(self, new: Observation) -> None:
         known, alerts = self.record.observations, self.record.alerts
         if new.step <= self._latest.get(new.name, -math.inf):  # likewise, for its name
             known[:] = [old for old in known if old.name != new.name or old.step < new.step]
-            alerts[:] = [
-                a for a in alerts if not _is_observed(a, new.name) or _is_before(a, new.step)
-            ]
+            alerts[:] = [alert for alert in alerts if not is_superseded(alert, new)]
         known.append(new)
         self._latest[new.name] = new.step
-        return new
 
 
-def _is_observed(alert: Mapping[str, Any], name: str | None = None) -> bool:
-    """Whether it is about observed rows, of this name."""
-    return alert.get("channel") == "observed" and name in (None, alert.get("layer"))
+def _lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline(_LONGEST_LINE + 1)
+                if not line:
+                    return
+                if len(line) > _LONGEST_LINE:
+                    raise RecordError(
+                        f"{path}, line {number}: it is longer than {_LONGEST_LINE} bytes. Pass a "
+                        "record.jsonl."
+                    )
+                yield line
+    except OSError as error:
+        raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
 
 
-def _is_before(alert: Mapping[str, Any], step: int) -> bool:
-    of = alert.get("step")
-    return not isinstance(of, int | float) or of < step
+def _parsed(path: str | os.PathLike[str], number: int, line: bytes) -> Line:
+    try:
+        body = json.loads(line)
+    except (ValueError, RecursionError):  # the latter of brackets without end
+        return Line(number, "torn", None)
+    kind = body.pop("type", None) if isinstance(body, dict) else None
+    if kind == "check":
+        with _of_line(path, number):
+            return Line(number, kind, Snapshot.from_dict(body))
+    if kind == "observation":
+        with _of_line(path, number):
+            return Line(number, kind, Observation.from_dict(body))
+    if kind in ("alert", "event"):
+        return Line(number, kind, body)
+    raise RecordError(
+        f"{path}, line {number}: type {kind!r} is unknown. Pass a record written by "
+        f"sigma-monitor, schema {SCHEMA}."
+    )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 from sigma_monitor import Status
 from sigma_monitor.errors import RecordError
-from sigma_monitor.sinks import JsonlSink, read_record
+from sigma_monitor.sinks import JsonlSink, read_lines, read_record
 from sigma_monitor.snapshot import SCHEMA, Observation
 from tests.snapshots import alert, snapshot
 
@@ -154,6 +154,54 @@ def test_a_line_of_unknown_type_is_refused_by_number(path, line):
     path.write_bytes(path.read_bytes() + line.encode() + b"\n")
     with pytest.raises(RecordError, match="line 2"):
         read_record(path)
+
+
+def test_an_alert_without_a_usable_step_is_kept(path):
+    written(path, 0, 10)
+    odd = [{"step": step} for step in ("ten", None, [1])] + [{}]
+    lines = [json.dumps({"type": "alert", "schema": SCHEMA, **fields}) for fields in odd]
+    path.write_bytes(path.read_bytes() + "".join(f"{line}\n" for line in lines).encode())
+    sink = JsonlSink(path)
+    sink.check(snapshot(5))
+    sink.close()
+    record = read_record(path)
+    assert [a.get("step") for a in record.alerts] == ["ten", None, [1], None]
+    assert steps_of(record) == [0, 5]
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "1e400"])
+def test_a_step_without_end_is_refused_by_number(path, number):
+    lines = written(path, 0, 10)
+    path.write_bytes(lines.replace(b'"step": 10', b'"step": ' + number.encode()))
+    with pytest.raises(RecordError, match="line 2"):
+        read_record(path)
+
+
+def test_a_number_too_large_for_a_float_is_refused_by_number(path):
+    lines = written(path, 0, 10)
+    path.write_bytes(lines.replace(b'"loss": 2.5', b'"loss": 1' + b"0" * 400))
+    with pytest.raises(RecordError, match="line 1"):
+        read_record(path)
+
+
+def test_lines_come_one_by_one_with_what_a_resumed_run_repeats(path):
+    sink = JsonlSink(path)
+    sink.note("started", {})
+    for step in (0, 10, 10):
+        sink.check(snapshot(step))
+    sink.close()
+    path.write_bytes(path.read_bytes() + b'{"torn')
+    lines = list(read_lines(path))
+    assert [line.number for line in lines] == [1, 2, 3, 4, 5]
+    assert [line.kind for line in lines] == ["event", "check", "check", "check", "torn"]
+    assert [line.body.step for line in lines[1:4]] == [0, 10, 10]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no device without end")
+def test_a_file_without_lines_is_refused_before_memory_is_full(monkeypatch):
+    monkeypatch.setattr("sigma_monitor.sinks.jsonl._LONGEST_LINE", 1 << 16)
+    with pytest.raises(RecordError, match=r"/dev/zero, line 1: it is longer than 65536 bytes"):
+        read_record("/dev/zero")
 
 
 def of_schema(schema, lines):
