@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sigma_monitor.detection import Thresholds
+from sigma_monitor.detection import FLOOR, Thresholds
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.sinks import Record
 from sigma_monitor.snapshot import ENTROPY, FLOORED, WATCHED, Snapshot
-from sigma_monitor.watch import FLOOR
 
 __all__ = ["Curves", "draw"]
 

@@ -13,7 +13,7 @@ excursion began.
 from sigma_monitor.detection.baseline import Baseline
 from sigma_monitor.detection.detector import Detector
 from sigma_monitor.detection.episode import Episode
-from sigma_monitor.detection.rule import PRESETS, Thresholds
+from sigma_monitor.detection.rule import FLOOR, PRESETS, Thresholds
 from sigma_monitor.detection.verdict import (
     Evidence,
     Judgement,
@@ -23,6 +23,7 @@ from sigma_monitor.detection.verdict import (
 from sigma_monitor.detection.wording import worded
 
 __all__ = [
+    "FLOOR",
     "PRESETS",
     "Baseline",
     "Detector",

@@ -10,7 +10,9 @@ from typing import Any
 
 from sigma_monitor.errors import InputError
 
-__all__ = ["PRESETS", "Thresholds", "mean_variance"]
+__all__ = ["FLOOR", "PRESETS", "Thresholds", "mean_variance"]
+
+FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
 
 # What differs from the default.
 PRESETS: Mapping[str, Mapping[str, Any]] = {

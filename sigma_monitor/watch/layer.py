@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sigma_monitor.alert import Alert, AlertKind, Status
-from sigma_monitor.detection import Baseline, Detector
+from sigma_monitor.detection import FLOOR, Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.measure import Measured, VectorValues
@@ -29,13 +29,12 @@ from sigma_monitor.spectrum.uncertainty import (
     paired_standard_error,
 )
 
-__all__ = ["FLOOR", "LayerWatch"]
+__all__ = ["LayerWatch"]
 
 _logger = logging.getLogger("sigma_monitor")
 
 Array: TypeAlias = NDArray[np.float64]
 
-FLOOR = 2.0  # effective rank at which the texts of the probe set all point one way
 _LEAST_POOLED = 4  # times the floor, that the rank must be able to have
 _OF_FLOOR = ("floor", "floor_patience")  # thresholds
 _CONFIDENCE = 0.95
