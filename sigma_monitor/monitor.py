@@ -542,6 +542,7 @@ class SigmaMonitor:
             max_steps=self.cadence.max_steps,
             every=self.cadence.every,
             max_overhead=self.cadence.max_overhead,
+            thresholds=self.thresholds,
             fingerprint=self._fingerprint,
         )
         self._watch, adopted = self._watch_of(kind, check)

@@ -206,7 +206,13 @@ def detector_options(
         } | options
     for thresholds in (options, others["generation"], {**LOSS_RULE, **others["loss"]}):
         Thresholds.of(**thresholds)  # raises on what cannot be used
-    return {"representation": options, **others}
+    named = {"representation": options, **others}
+    return {channel: _plain(thresholds) for channel, thresholds in named.items()}
+
+
+def _plain(thresholds: Mapping[str, Any]) -> dict[str, Any]:
+    """As the record can hold them: scalars of numpy and torch are no JSON."""
+    return {name: x.item() if hasattr(x, "item") else x for name, x in thresholds.items()}
 
 
 def stop_limits(stop_on_collapse: Any) -> dict[str, float]:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -174,6 +175,15 @@ def test_auto_takes_loaded_weights_as_their_own_baseline(tmp_path, name, kind, w
 # What is written
 
 
+def test_thresholds_of_other_libraries_are_numbers_in_the_record(tmp_path):
+    model = Dial()
+    thresholds = {"warning_slow": np.float32(0.75), "generation": {"trend": np.bool_(False)}}
+    run(model.monitor(output_dir=tmp_path, sinks=None, detector=thresholds), model, [0])
+    started = read_record(tmp_path / RECORD).events[0]
+    assert started["thresholds"]["representation"] == {"warning_slow": 0.75}
+    assert started["thresholds"]["generation"] == {"trend": False}
+
+
 def test_the_record_tells_the_run_from_start_to_close(tmp_path, capsys):
     model = Dial()
     monitor = model.monitor(output_dir=tmp_path, sinks=None, max_steps=40, detector={})
@@ -192,6 +202,7 @@ def test_the_record_tells_the_run_from_start_to_close(tmp_path, capsys):
         "held_out": True,
     }
     assert (started["every"], started["max_overhead"], started["max_steps"]) == (1, None, 40)
+    assert started["thresholds"] == {"representation": {}, "generation": {}, "loss": {}}
     assert {key: closed[key] for key in ("event", "checks", "failures", "lost")} == {
         "event": "closed",
         "checks": 41,
