@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_chain(commands)
     _add_replay(commands)
+    _add_report(commands)
     _add_workspace(commands)
     _add_watch(commands)
     doctor = commands.add_parser("doctor", help="whether what is installed here works")
@@ -217,6 +218,22 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_fail_on(replay)
     replay.add_argument("--json", action="store_true", help="print the result as JSON")
     replay.set_defaults(run=_replay)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="one HTML page of a record, or of a folder of runs")
+    report.add_argument(
+        "source",
+        type=Path,
+        metavar="RECORD|DIR",
+        help="a record.jsonl; a folder, whose runs are compared where it has several; or what "
+        "chain --json printed",
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), help="default: report.html"
+    )
+    report.add_argument("--json", action="store_true", help="print what the page says as JSON, too")
+    report.set_defaults(run=_report)
 
 
 def _add_workspace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -370,6 +387,18 @@ def _replay(options: argparse.Namespace) -> int:
         json.dumps(result.to_dict(), indent=2, allow_nan=False) if options.json else result.text()
     )
     return _code(result.worst, options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):
+        from sigma_monitor.report import write_report
+
+        report = write_report(options.source, options.output)
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    else:
+        print(f"{report.path} ({report.bytes / 1000:,.0f} kB)")
+    return _OK
 
 
 def _workspace(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ HOUSE = [
     {"__main__"},
     {"cli"},
     {"lineage"},
-    {"demo", "analysis", "replay", "doctor", "live"},
+    {"demo", "analysis", "replay", "report", "doctor", "live"},
     {"integrations"},
     {"monitor"},
     {"observing", "quoting"},

@@ -96,6 +96,15 @@ def reading(folder: Path) -> Iterator[Reader]:
 
 
 @contextmanager
+def report(folder: Path) -> Iterator[Reader]:
+    a_run(Path("runs/a"))
+    a_run(Path("runs/b"))
+    reader = Reader({})
+    yield reader
+    assert "near its baseline" in reader.namespace["report"].data["verdict"]["headline"]
+
+
+@contextmanager
 def probes(folder: Path) -> Iterator[Reader]:
     monitor = SigmaMonitor(output_dir="runs/observed")
     reader = Reader(
@@ -264,6 +273,7 @@ PAGES: dict[str, Page] = {
     "docs/index.md": index,
     "docs/quickstart.md": quickstart,
     "docs/reading.md": reading,
+    "docs/report.md": report,
     "docs/probes.md": probes,
     "docs/lineages.md": lineages,
     "docs/tuning.md": tuning,

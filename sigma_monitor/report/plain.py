@@ -1,0 +1,119 @@
+"""What came from a record, made safe to be shown: text without controls, numbers that may be none.
+
+A record is a file that anybody may have written; only its checks and observations are read by
+their schema, and not all of their fields are looked at there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["clean", "compact", "fields", "figures", "finite", "number", "percent", "step_label"]
+
+_CUT = 2_000  # characters of one text
+_MOST_FIELDS = 40
+_DEEPEST = 4
+
+# Controls, halves of surrogate pairs, non-characters, and what turns the direction of writing.
+_UNSHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+    "\ufdd0-\ufdef\ufff0-\uffff]"
+)
+_GAP = "\N{REPLACEMENT CHARACTER}"
+
+
+def clean(value: Any, limit: int = _CUT) -> str:
+    """A value as text of at most about `limit` characters, of those that can be shown.
+
+    Args:
+        value: Text as it is, nothing for None, anything else as JSON.
+        limit: What is cut off is counted.
+    """
+    text = value if isinstance(value, str) else "" if value is None else _as_json(value)
+    cut = "" if len(text) <= limit else f" … ({len(text) - limit:,} characters more)"
+    return _UNSHOWN.sub(_GAP, text[:limit]) + cut
+
+
+def fields(body: Any, *, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """The fields of a mapping as texts, nested ones as `outer.inner`.
+
+    Args:
+        body: Anything else has no fields.
+        without: Names that are left out.
+    """
+    found: dict[str, str] = {}
+    if isinstance(body, Mapping):
+        _flatten({name: x for name, x in body.items() if name not in without}, "", found, _DEEPEST)
+    return found
+
+
+def number(value: Any) -> float:
+    """A number, or the name of one that JSON has not (`"inf"`); NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def finite(value: Any) -> float | None:
+    """A finite number, or None."""
+    found = number(value)
+    return found if math.isfinite(found) else None
+
+
+def figures(value: float | None) -> str:
+    """A number in three significant figures; a dash for none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not finite")
+    text = f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e7 else f"{value:,.0f}"
+    return text.replace("-", "−")
+
+
+def percent(ratio: float) -> str:
+    """A ratio in per cent: with a decimal where it is small."""
+    if not math.isfinite(ratio):
+        return figures(ratio)
+    return f"{ratio:.1%}" if abs(ratio) < 0.1 else f"{ratio:,.0%}"
+
+
+def step_label(step: float) -> str:
+    """A step with separators."""
+    return f"{step:,.0f}"
+
+
+def compact(value: float) -> str:
+    """A step on an axis: 1500 -> 1.5k."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}".replace("-", "−")
+    return f"{value:g}".replace("-", "−")
+
+
+def _as_json(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.6g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):  # nested without end, or a number without
+        return "…"
+
+
+def _flatten(body: Mapping[Any, Any], prefix: str, found: dict[str, str], depth: int) -> None:
+    for name, value in body.items():
+        if len(found) >= _MOST_FIELDS:
+            return
+        label = f"{prefix}{clean(name, 80)}"
+        if isinstance(value, Mapping) and value and depth > 1:
+            _flatten(value, f"{label}.", found, depth - 1)
+        else:
+            found[label] = "none" if value is None else clean(value)
