@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from sigma_monitor.errors import InputError
@@ -16,6 +15,7 @@ from sigma_monitor.lineage.measure import (
     Measurement,
     measure_rows,
     measure_stream,
+    unit_rows,
     with_diversity,
     with_tracks,
 )
@@ -36,6 +36,12 @@ _UNRELIABLE = (
 )
 _NO_INTERVALS = (
     "All documents were streamed and none kept: spectra have no intervals, and limits alone decide."
+)
+
+
+_NOTHING_UNOBSERVED = (
+    "All documents are in the index set, so that Track I bounds nothing (β = 0) and its drift is that "
+    "of Track II: pass a smaller --sample for the published setting."
 )
 
 
@@ -285,6 +291,9 @@ class Lineage:
             notes.append(
                 f"SIGMA was published with {_PAPER_ENCODER}; its formulas are of {encoder} here."
             )
+        first = self._generations[min(self._generations)]
+        if self._preset == "paper" and first.sampled == first.documents:
+            notes.append(_NOTHING_UNOBSERVED)
         return notes
 
     def _add_texts(
@@ -324,10 +333,9 @@ class Lineage:
         groups = read.sample.groups
         try:
             if isinstance(read.rows, Tensor):
-                rows = _unit(read.rows) if self._preset == "paper" else read.rows
+                rows = unit_rows(read.rows) if self._preset == "paper" else read.rows
                 found = measure_rows(rows, groups, confidence=self._confidence)
                 if self._preset == "paper":
-                    _check_enough(rows)
                     found = with_tracks(found, rows, read.sample.documents)
             else:
                 found = measure_stream(read.rows, confidence=self._confidence)
@@ -336,22 +344,6 @@ class Lineage:
         if read.texts is None:
             return found
         return with_diversity(found, read.texts, groups, kept=not self._streams)
-
-
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of unit length; a zero row stays zero."""
-    rows = rows.double()
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.where(norms > 0, norms, 1.0)
-
-
-def _check_enough(rows: Tensor) -> None:
-    n, m = rows.shape
-    if n <= m:
-        raise InputError(
-            f"{n} rows of {m} features: the published tracks need more rows than features. Pass a "
-            "larger sample, more documents, or an encoder with fewer features."
-        )
 
 
 def _packed(lineage: Mapping[int, _Added]) -> tuple[Generation, ...]:

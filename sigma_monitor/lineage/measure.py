@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sigma_monitor.diversity import compression_ratio, distinct, distinct_without, repeated_share
-from sigma_monitor.errors import ZeroTraceError
+from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.estimate import Estimate, jsonable
 from sigma_monitor.lineage.watched import Watched
 from sigma_monitor.snapshot import COMPRESSION, DISTINCT_1, DISTINCT_2, REPEATED
@@ -42,6 +42,7 @@ __all__ = [
     "measure_rows",
     "measure_stream",
     "packed",
+    "unit_rows",
     "with_diversity",
     "with_tracks",
 ]
@@ -188,13 +189,26 @@ def with_tracks(found: Measurement, rows: Tensor, documents: int) -> Measurement
 
     Args:
         found: What is known of the generation.
-        rows: (n_A, m) embeddings of the index set.
+        rows: (n_A, m) embeddings of the index set, of unit length.
         documents: n, of the whole generation.
 
     Raises:
-        InputError: As `sigma_tracks`.
+        InputError: When there are no more rows than features; as `sigma_tracks`.
     """
+    n, m = rows.shape
+    if n <= m:
+        raise InputError(
+            f"{n} rows of {m} features: the published tracks need more rows than features. Pass a "
+            "larger sample, more documents, or an encoder with fewer features."
+        )
     return replace(found, tracks=sigma_tracks(rows, documents, **PAPER_SETTINGS))
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows of unit length, in fp64; a zero row stays zero."""
+    rows = rows.double()
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1.0)
 
 
 def packed(estimate: Estimate) -> dict[str, Any]:

@@ -56,6 +56,20 @@ def test_it_says_which_encoder_the_formulas_are_of():
     assert "Track II" in report.table()
 
 
+def test_an_index_set_of_all_documents_says_that_track_one_bounds_nothing():
+    def said(sample):
+        lineage = Lineage(letters, sample=sample, preset="paper")
+        for number in range(2):
+            lineage.add(number, documents(N, seed=number))
+        last = lineage.report().generations[1].track_drift
+        return any("bounds nothing" in note for note in lineage.report().notes), last
+
+    noted, drift = said(N)
+    assert noted
+    assert drift.track_one == pytest.approx(drift.track_two, rel=1e-9)
+    assert not said(OBSERVED)[0]
+
+
 def test_it_needs_more_rows_than_features():
     lineage = Lineage(letters, sample=FEATURES, preset="paper")
     with pytest.raises(InputError, match=r"generation 0: 6 rows of 6 features: .* more rows"):
