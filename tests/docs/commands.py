@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from sigma_monitor.cli import main
 
-__all__ = ["ROOT", "ours", "run", "split"]
+__all__ = ["ROOT", "run", "split"]
 
 ROOT = Path(__file__).parents[2]
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
@@ -47,12 +47,6 @@ def run(words: Sequence[str], exits: Mapping[str, int]) -> None:
     else:
         assert program in checks, f"{program}: no check knows this program"
         checks[program](arguments)
-
-
-def ours(words: Sequence[str]) -> str:
-    """The command of ours that this is, or the empty string."""
-    program, *arguments = _started(words)
-    return arguments[0] if program in _OURS else ""
 
 
 def _started(words: Sequence[str]) -> list[str]:

@@ -125,7 +125,7 @@ def probes(folder: Path) -> Iterator[Reader]:
 @contextmanager
 def lineages(folder: Path) -> Iterator[Reader]:
     texts = [sentences(20), sentences(20)]
-    reader = Reader({"pipeline": [(texts[0], texts[1])]}, exits={"chain": 1})
+    reader = Reader({"pipeline": [(texts[0], texts[1])]}, exits={"chain": 1}, exact=True)
     yield reader
     assert len(reader.namespace["lineage"].verdicts()) == 1
 
@@ -248,10 +248,10 @@ def readme(folder: Path) -> Iterator[Reader]:
         },
         [runaway()],
         exits={"chain": 1},
-        before={"watch": lambda names: names["monitor"].close()},  # it ends with the run
     )
     with one_rank(folder):
         yield reader
+    reader.namespace["monitor"].close()
     assert_checked("runs/a", "lightning_logs/version_0")
 
 

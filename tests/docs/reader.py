@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ class Reader:
         namespace: What the page takes for granted.
         said: Texts that are shown without being printed, as the package words them now.
         exits: By command of ours, the exit code that the page tells of where it is not 0.
-        before: By command of ours, what is done before it with the namespace.
         exact: Whether commands print the very numbers of the page, its data being there too.
     """
 
@@ -44,13 +43,11 @@ class Reader:
         said: Iterable[str] = (),
         *,
         exits: Mapping[str, int] | None = None,
-        before: Mapping[str, Callable[[dict[str, Any]], None]] | None = None,
         exact: bool = False,
     ) -> None:
         self.namespace = namespace
         self.said = list(said)
         self.exits = exits or {}
-        self.before = before or {}
         self._exact_commands = exact
         self._python = PythonEvaluator()
         self._printed: str | None = None
@@ -83,7 +80,6 @@ class Reader:
         """Run each command, or check what is too dear to be run."""
         with _printing() as printed:
             for command in commands.split(example.parsed):
-                self.before.get(commands.ours(command), _nothing)(example.namespace)
                 commands.run(command, self.exits)
         self._printed, self._exact = printed.getvalue(), self._exact_commands
 
@@ -111,10 +107,6 @@ class Reader:
     def yaml(self, example: Example) -> None:
         """It is YAML, and goes to what the page has for it: `configured(mapping)`."""
         self.namespace["configured"](yaml.safe_load(example.parsed))
-
-
-def _nothing(_: dict[str, Any]) -> None:
-    """What most commands need before them."""
 
 
 @contextlib.contextmanager
