@@ -1,7 +1,8 @@
-"""Every example runs as its docstring says, on a CPU, in seconds."""
+"""Every example runs as its docstring says, on a CPU, in seconds; long ones in their quick form."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sigma_monitor.sinks import read_record
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+OPTIONS = {"recursive_training": ("--generations", "2", "--quick")}
+# What an example leaves, below `runs`: the record of a training, or the text of generations.
+LEFT = {"recursive_training": "recursive/*/gen2.jsonl"}
 
 
 def started(example, folder):
     """Of one thread, as the tests are: two that wait for each other are slow on busy cores."""
     return subprocess.run(
-        [sys.executable, str(example)],
+        [sys.executable, str(example), *OPTIONS.get(example.stem, ())],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -46,7 +50,7 @@ def test_example_runs(example, run):
         pytest.importorskip("trl", reason="the extra trl is not installed")
     done, folder = run(example)
     assert done.returncode == 0, done.stderr
-    assert list(folder.glob("runs/*/sigma/record.jsonl"))
+    assert list((folder / "runs").glob(LEFT.get(example.stem, "*/sigma/record.jsonl")))
 
 
 def test_plain_loop_is_left_on_collapse(run):
@@ -100,5 +104,28 @@ def test_what_grpo_samples_is_seen_to_narrow(run):
     assert done.stdout.splitlines()[-1] == "status: COLLAPSED"
 
 
+def test_a_recursion_ends_in_the_verdict_on_each_arm(run):
+    done, folder = run(next(path for path in EXAMPLES if path.stem == "recursive_training"))
+    texts = {
+        (path.parent.name, path.stem): [json.loads(line) for line in path.open(encoding="utf-8")]
+        for path in folder.glob("runs/recursive/*/gen*.jsonl")
+    }
+    arms = ("control", "base-reset", "carry-forward", "accumulate")
+    assert set(texts) == {(arm, f"gen{k}") for arm in arms for k in range(3)}
+    prompts = [[row["prompt"] for row in rows] for rows in texts.values()]
+    assert all(each == prompts[0] for each in prompts)
+    assert len({texts[arm, "gen0"][0]["text"] for arm in arms}) == 1  # all begin alike
+    assert len({texts[arm, "gen1"][0]["text"] for arm in ("control", "carry-forward")}) == 2
+    # One generation of one parent on one text is the same in both recursions.
+    assert texts["base-reset", "gen1"] == texts["carry-forward", "gen1"]
+    assert texts["base-reset", "gen2"] != texts["carry-forward", "gen2"]
+    for arm in arms[1:]:
+        found = json.loads((folder / f"runs/recursive/{arm}.json").read_text(encoding="utf-8"))
+        assert found["reference"] == "control"
+        assert [verdict["generation"] for verdict in found["verdicts"]] == [0, 1, 2]
+        assert found["verdicts"][0]["status"] == "HEALTHY"  # all have that one in common
+        assert found["verdicts"][2]["text"] in done.stdout
+
+
 def test_there_are_examples():
-    assert len(EXAMPLES) >= 6
+    assert len(EXAMPLES) >= 7
