@@ -22,6 +22,8 @@ from tests.scripts import script
         ("coverage", ("coverage", "rounding_needed")),
         pytest.param("overhead", ("hosts",), marks=pytest.mark.long),
         pytest.param("spectrum", ("sizes",), marks=pytest.mark.long),
+        ("paper_claims", ("bounds", "theorem_3", "exact_bias", "track_two", "monotone")),
+        pytest.param("blind_spots", ("changes",), marks=pytest.mark.long),
     ],
 )
 def test_benchmark_runs_in_its_quick_form(script, parts, tmp_path):
@@ -61,6 +63,30 @@ def test_the_collapse_bench_tells_harm_from_health_in_its_quick_form(tmp_path):
         "sigma_monitor, generation alone",
     }
     assert all(a["always firing"] == 1 and a["always quiet"] == 0 for a in alarmed.values())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_recursion_bench_goes_on_where_it_was(tmp_path):
+    def once():
+        done = subprocess.run(
+            [sys.executable, str(FOLDER / "recursion.py"), "--quick", "--out", "result.json"],
+            capture_output=True,
+            text=True,
+            timeout=420,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads((tmp_path / "result.json").read_text())["lineages"]
+
+    lineages = once()
+    arms = {"control", "base-reset", "carry-forward", "accumulate"}
+    assert {(row["seed"], row["arm"]) for row in lineages} == {(s, a) for s in (0, 1) for a in arms}
+    assert all(len(row["generations"]) == 3 for row in lineages)
+    texts = tmp_path / "sigma-recursion" / "0.7-0" / "accumulate" / "gen2.jsonl"
+    written = texts.stat().st_mtime_ns
+    assert once() == lineages
+    assert texts.stat().st_mtime_ns == written
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -109,3 +135,40 @@ def test_the_page_on_detection_is_that_of_the_committed_results():
     writer = script("detection_page")
     text = writer.PAGE.read_text(encoding="utf-8")
     assert writer.page(text) == text
+
+
+def test_the_page_on_the_paper_is_that_of_the_committed_results():
+    writer = script("paper_page")
+    text = writer.PAGE.read_text(encoding="utf-8")
+    assert writer.page(text) == text
+
+
+@pytest.mark.parametrize(
+    ("warned", "moved", "timely"),
+    [
+        (1, (2, 3), True),
+        (2, (2, None), True),
+        (3, (4, 2), False),
+        (None, (4, None), False),
+        (3, (None, None), None),
+        (None, (None, None), None),
+        (0, (0, 1), True),
+    ],
+)
+def test_in_time_is_not_after_the_first_witness(warned, moved, timely):
+    row = dict(zip(("perplexity_moved", "distinct_2_moved"), moved, strict=True), warned=warned)
+    assert script("paper_page").in_time(row) is timely
+
+
+def test_what_stands_out_of_the_noise_is_bold():
+    calm = {"track_two": {"mean": 0.1, "sd": 2.0, "noises": 0.0}, "change": "none"}
+    moved = {"track_two": {"mean": -6.1, "sd": 1.0, "noises": -3.1}, "change": "all"}
+    slightly = {"track_two": {"mean": -5.7, "sd": 1.0, "noises": -2.9}, "change": "some"}
+    page = script("paper_page")
+    lines = page.seen([calm, moved, slightly], {"ΔU": ("track_two", "+.1f")}).splitlines()[2:]
+    assert lines == [
+        "| sd of no change | 2.0 |",
+        "| none | +0.1 |",
+        "| all | **-6.1** |",
+        "| some | -5.7 |",
+    ]
