@@ -40,8 +40,8 @@ _NO_INTERVALS = (
 
 
 _NOTHING_UNOBSERVED = (
-    "All documents are in the index set, so that Track I bounds nothing (β = 0) and its drift is that "
-    "of Track II: pass a smaller --sample for the published setting."
+    "All documents are in the index set: Track I bounds nothing (beta = 0) and drifts as Track II. "
+    "Pass a smaller --sample for the published setting."
 )
 
 
