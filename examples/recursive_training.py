@@ -9,7 +9,8 @@ text and D_k what θ_k writes to fixed prompts:
     control         θ_k = FT(θ_{k−1}; real text)
 
 Every D_k is a JSONL file of prompt and text. Printed beside it: its perplexity under θ_0, its
-distinct-2, and at the end what `sigma-monitor chain` says of each arm against the control.
+distinct-2, and at the end what `sigma-monitor chain` says of each arm against the control, which
+`sigma-monitor report` makes a page of.
 
 Run: python examples/recursive_training.py [--temperature 0.7] [--top-k 0] [--data FOLDER]
 
@@ -168,7 +169,7 @@ def save(blocks: torch.Tensor, tokenizer, path: Path) -> None:
 
 
 def judge(arm: str, folder: Path, generations: int) -> None:
-    """`sigma-monitor chain` of an arm against the control; what it found stays in ARM.json."""
+    """`sigma-monitor chain` of an arm against the control, in ARM.json and as a page, ARM.html."""
     own, control = (
         [str(folder / name / f"gen{k}.jsonl") for k in range(generations + 1)]
         for name in (arm, CONTROL)
@@ -181,6 +182,8 @@ def judge(arm: str, folder: Path, generations: int) -> None:
         raise SystemExit(code)
     for verdict in json.loads(found.read_text(encoding="utf-8"))["verdicts"]:
         print(verdict["text"])
+    if cli.main(["report", str(found), "-o", str(found.with_suffix(".html"))]):
+        raise SystemExit(f"no page was made of {found}")
 
 
 def main() -> None:

@@ -125,6 +125,8 @@ def test_a_recursion_ends_in_the_verdict_on_each_arm(run):
         assert [verdict["generation"] for verdict in found["verdicts"]] == [0, 1, 2]
         assert found["verdicts"][0]["status"] == "HEALTHY"  # all have that one in common
         assert found["verdicts"][2]["text"] in done.stdout
+        page = (folder / f"runs/recursive/{arm}.html").read_text(encoding="utf-8")
+        assert page.rstrip().endswith("</html>")
 
 
 def test_there_are_examples():
