@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"sigma-monitor: {error}", file=sys.stderr)
         return _BAD_INPUT
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _OK
     except Exception:
         traceback.print_exc()
         return _INTERNAL
@@ -433,8 +436,6 @@ def _watch(options: argparse.Namespace) -> int:
         watch(options.record, once=options.once, as_json=options.json)
     except RecordError as error:
         raise InputError(str(error)) from error
-    except BrokenPipeError:  # whoever read it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _OK
 
 

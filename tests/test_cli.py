@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -29,6 +30,20 @@ def command(*arguments, cwd, timeout=280):
 def test_version_is_printed(tmp_path):
     done = command("--version", cwd=tmp_path)
     assert done.stdout.strip() == f"sigma-monitor {__version__}"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    """More than a pipe holds is printed to one that nobody reads."""
+    code = (
+        "import sys, sigma_monitor.cli as cli\n"
+        "cli._doctor = lambda options: print('x' * 2**20) or 0\n"
+        "sys.exit(cli.main(['doctor']))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

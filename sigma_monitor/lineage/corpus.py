@@ -138,7 +138,7 @@ def _json_lines(path: Path, keys: list[str]) -> Iterator[list[str]]:
     for where, line in _lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of numbers and brackets without end
             raise InputError(
                 f"{where}: this is no JSON: {error}. Write one object on each line, to its end."
             ) from error
@@ -188,7 +188,7 @@ def _parquet(path: Path, keys: list[str]) -> Iterator[list[str]]:
                     number += 1
                     where = f"{path}, row {number}"
                     yield [_text(where, record, key) for key in keys]
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise InputError(
             f"{path}: it cannot be read as Parquet: {error}. Write it anew."
         ) from error

@@ -210,6 +210,14 @@ def _check_text(name: str, text: Any, prompt: Any) -> None:
     for what, value in (("document", text), ("prompt", "" if prompt is None else prompt)):
         if not isinstance(value, str):
             raise InputError(f"{name}: {value!r} is a {what} that is no text. Pass texts.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{name}: a {what} has half of a surrogate pair at character {error.start + 1}, "
+                f"as of an emoji that was cut in two: {value[: error.start + 1][-20:]!r}. "
+                "Cut texts elsewhere."
+            ) from error
 
 
 def _digest(texts: Sequence[str]) -> str:

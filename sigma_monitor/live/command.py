@@ -118,9 +118,12 @@ def _keys() -> Iterator[Callable[[float], bool]]:
     try:
         import termios
         import tty
-
+    except ImportError:  # no such system
+        yield _wait
+        return
+    try:
         before = termios.tcgetattr(sys.stdin)
-    except (ImportError, OSError, ValueError):  # no such system, or no terminal to type at
+    except (OSError, ValueError, termios.error):  # no terminal to type at
         yield _wait
         return
     keyboard = sys.stdin.fileno()

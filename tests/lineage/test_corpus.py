@@ -104,6 +104,8 @@ def test_token_rows_are_refused(tmp_path):
         (b'{"text": "a"}\n["b"]\n', "line 2: this is no JSON object"),
         (b'\n{"body": "a", "id": 1}\n', "line 2: no key 'text'; there is 'body', 'id'"),
         (b'{"text": null}\n', "line 1: 'text' is NoneType, not text"),
+        (b'{"text": "a"}\n' + b"[" * 100_000, "line 2: this is no JSON"),
+        (b'{"text": "a"}\n{"text": ' + b"1" * 5_000 + b"}", "line 2: this is no JSON"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(data, said, tmp_path):

@@ -175,6 +175,7 @@ def test_the_report_is_json_that_says_what_it_is():
         (lambda x: x.add(1, "text"), "not one text"),
         (lambda x: x.add(1, [*documents(N - 1), None]), "None is a document that is no text"),
         (lambda x: x.add(1, documents(N), range(N)), "0 is a prompt that is no text"),
+        (lambda x: x.add(1, [*documents(N - 1), "so \ud83d"]), "half of a surrogate pair"),
         (lambda x: x.add_control(1, documents(N)) or x.verdicts(), "generation 0 has no control"),
         (lambda x: x.add_embeddings(1, digits(documents(N))), "one is texts and the other"),
     ],

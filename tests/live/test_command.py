@@ -19,7 +19,7 @@ import pytest
 from sigma_monitor import Estimate
 from sigma_monitor.cli import main
 from sigma_monitor.errors import RecordError
-from sigma_monitor.live.command import _record_in, follow
+from sigma_monitor.live.command import _keys, _record_in, follow
 from sigma_monitor.live.lines import View
 from tests.live.records import check, write
 
@@ -287,3 +287,10 @@ def test_on_a_terminal_it_is_a_screen_that_is_drawn_again(path, leave):
 
 def test_the_checks_of_these_tests_can_be_told_apart():
     assert check(0, 0.5).to_dict() != check(0, 0.9).to_dict()
+
+
+def test_a_terminal_without_a_keyboard_is_watched_too(path, monkeypatch):
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        with _keys() as pressed:
+            assert not pressed(0.0)
