@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import email.utils
+import socket
+import sys
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +19,9 @@ __all__ = ["AppriseSink"]
 
 _TYPES = {"info": "info", "warn": "warning", "error": "failure"}
 _RECOVERED = "success"
-# Which draw the Message-ID of a mail, what stands between its parts, and a nickname.
-_DRAWING = ("email.utils", "email.generator", "apprise.plugins.irc.client")
+# Which draw what stands between the parts of a mail, and a nickname.
+_DRAWING = ("email.generator", "apprise.plugins.irc.client")
+_MAIL = "apprise.plugins.email.base"
 
 
 class _Latest(threading.local):
@@ -72,6 +77,7 @@ class AppriseSink:
             latest.alert, latest.left = alert, self._services
         kind = _RECOVERED if alert.kind == "RECOVERED" else _TYPES[alert.severity]
         message = {"body": alert.message, "title": alert.title, "notify_type": kind}
+        _keep_message_ids_from_drawing()
         with unlogged(*self._urls), private_random(*_DRAWING):
             latest.left = [service for service in latest.left if not _takes(service, message)]
         if latest.left:
@@ -80,6 +86,20 @@ class AppriseSink:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _keep_message_ids_from_drawing() -> None:
+    """Let apprise's mail make its Message-ID here: `email.utils` draws from the global generator.
+
+    From Python 3.13 on it imports `random` where `private_random` cannot reach it.
+    """
+    mail: Any = sys.modules.get(_MAIL)
+    if getattr(mail, "make_msgid", None) is email.utils.make_msgid:
+        mail.make_msgid = _message_id
+
+
+def _message_id(idstring: str | None = None, domain: str | None = None) -> str:
+    return f"<{uuid.uuid4().hex}@{domain or socket.getfqdn()}>"
 
 
 def _takes(service: Any, message: Mapping[str, str]) -> bool:

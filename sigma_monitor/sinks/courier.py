@@ -97,7 +97,8 @@ class Courier(Isolated):
                     failure, reason = error, described(error)
                 self._account(failure)
             self._settle(call, reason)
-        super()._release(math.inf)
+        if not self._given_up.is_set():  # by now the sink may be that of another run
+            super()._release(math.inf)
 
     def _next(self) -> Call | None:
         """The call to be made, which stays in the queue meanwhile; None at the end."""
@@ -155,8 +156,9 @@ class Courier(Isolated):
         # The garbage collector may close a run in the midst of a call of this sink.
         if self._given_up.is_set() or self._thread is threading.current_thread():
             return
-        if self._thread.ident is None:
-            self._give_up("no thread could be started")
+        if self._thread.ident is None:  # nor does one that had nothing to deliver fail
+            if self._calls:
+                self._give_up("no thread could be started")
             return
         left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
         self._thread.join(left)

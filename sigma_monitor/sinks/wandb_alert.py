@@ -89,9 +89,10 @@ def _post(settings: Any, **variables: Any) -> None:
             json={"query": _MUTATION, "variables": variables},
             auth=("api", settings.api_key),
             timeout=TIMEOUTS,
+            allow_redirects=False,  # to where the headers were not meant for
             **_way(settings),
         )
-    except requests.RequestException as error:
+    except Exception as error:  # of urllib3 too, whose message may hold a proxy's password
         raise SinkError(f"{type(error).__name__} on the way to W&B") from None
     if not answer.ok:
         raise SinkError(f"W&B answered {answer.status_code}")

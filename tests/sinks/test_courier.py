@@ -133,6 +133,8 @@ def test_close_does_not_wait_for_a_sink_that_hangs_and_counts_what_it_left(messa
     assert [lost.kind for lost, _ in courier.take_lost_alerts()] == ["WARNING", "COLLAPSED"]
     assert any("before the run ended" in text for text in messages())
     sink.let_go.set()
+    courier._thread.join(SOON)
+    assert sink.closed == 0  # it may be that of another run by now
 
 
 def test_closing_cuts_the_waits_of_metrics_short(monkeypatch):
@@ -244,6 +246,16 @@ def test_a_sink_that_cannot_be_bound_is_said_and_its_failures_too(messages):
     courier.close()
     said = messages()
     assert [sum(part in text for text in said) for part in ("no run", "service is gone")] == [1, 1]
+
+
+def test_without_a_thread_a_sink_that_had_nothing_to_deliver_has_not_failed(monkeypatch, messages):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    courier = Courier(Scripted())
+    courier.close()
+    assert (courier.lost, messages()) == (0, [])
 
 
 def test_what_comes_after_the_end_is_counted():

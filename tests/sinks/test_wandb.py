@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import wandb
+from urllib3.exceptions import LocationParseError
 
 from sigma_monitor.alert import AlertKind
 from sigma_monitor.detection import worded
@@ -173,3 +174,30 @@ def test_a_second_training_has_nothing_of_the_first(monkeypatch):
     module.run = second
     sink.mark(alert(step=3, layer=None))
     assert (first.summary[FIRST], second.summary[FIRST]) == (7, 3)
+
+
+def test_a_proxy_that_cannot_be_read_is_not_told_and_no_redirect_is_followed(monkeypatch):
+    asked = {}
+
+    def post(url, **options):
+        asked.update(options)
+        raise LocationParseError("user:password@proxy")
+
+    monkeypatch.setattr("requests.post", post)
+    settings = SimpleNamespace(
+        base_url="http://localhost",
+        api_key="key",
+        x_proxies=None,
+        http_proxy="user:password@proxy",
+        https_proxy=None,
+        x_extra_http_headers={"X-Token": "token"},
+    )
+    online = OfflineRun()
+    online.offline, online.settings = False, settings
+    online.entity = online.project = online.id = "a"
+    sink = WandbAlerts(lambda: online)
+    sink.bind()
+    with pytest.raises(SinkError) as caught:
+        sink.alert(alert())
+    assert "password" not in f"{caught.value}{caught.value.__cause__}"
+    assert asked["allow_redirects"] is False
