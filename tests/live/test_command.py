@@ -184,8 +184,9 @@ def test_the_folder_of_a_run_will_do(tmp_path, capsys, inside):
     assert "step 1,200" in capsys.readouterr().out
 
 
-def test_once_does_not_wait(tmp_path, capsys):
-    assert main(["watch", str(tmp_path / "none.jsonl"), "--once"]) == 0
+def test_once_does_not_wait(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a path that fits into the screen
+    assert main(["watch", "none.jsonl", "--once"]) == 0
     assert "none.jsonl is waited for" in " ".join(capsys.readouterr().out.split())
     assert main(["watch", str(tmp_path / "none.jsonl"), "--once", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["event"] == "waiting"
