@@ -18,11 +18,15 @@ from tests.scripts import script
     ("script", "parts"),
     [
         ("false_alarms", ("false_alarms", "delays", "confirmation")),
-        ("check_cost", ("checks",)),
+        pytest.param("check_cost", ("checks",), marks=pytest.mark.long),
         ("coverage", ("coverage", "rounding_needed")),
         pytest.param("overhead", ("hosts",), marks=pytest.mark.long),
         pytest.param("spectrum", ("sizes",), marks=pytest.mark.long),
-        ("paper_claims", ("bounds", "theorem_3", "exact_bias", "track_two", "monotone")),
+        pytest.param(
+            "paper_claims",
+            ("bounds", "theorem_3", "exact_bias", "track_two", "monotone"),
+            marks=pytest.mark.long,
+        ),
         pytest.param("blind_spots", ("changes",), marks=pytest.mark.long),
     ],
 )

@@ -10,7 +10,7 @@ from tests.collective_ranks import NAN_AT, ONSET, RAISES_AT, STEPS, work
 from tests.processes import spawned
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_checks_failures_a_resume_and_a_stop_are_the_same_meetings_on_all_ranks(world, tmp_path):
     spawned(world, work, tmp_path)
     first, *others = (

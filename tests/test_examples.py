@@ -81,6 +81,7 @@ def test_a_codebook_is_caught_that_is_used_no_longer(run):
     assert collapsed["step"] > 120  # the learning rate runs away there
 
 
+@pytest.mark.long
 def test_the_loop_under_accelerate_goes_on_from_its_checkpoint(run):
     example = next(path for path in EXAMPLES if path.stem == "accelerate_loop")
     _, folder = run(example)

@@ -58,6 +58,7 @@ def test_the_callback_is_of_the_package_that_was_imported(package: str, tmp_path
     assert checked_at(tmp_path) == [0, 3, 6]
 
 
+@pytest.mark.long
 def test_a_callback_of_one_package_serves_a_trainer_of_the_other(tmp_path: Path) -> None:
     """As where something else has imported the package that the user does not use."""
     program = "import lightning.pytorch, sigma_monitor\nsigma_monitor.SigmaLightningCallback\n"

@@ -81,6 +81,7 @@ def test_both_ranks_stop_at_one_step_whatever_happens_to_a_probe(
     assert first["logged"] == len(record.snapshots)
 
 
+@pytest.mark.long
 @shows("Trainer", "same weights", "stopped", strategy="DDP, 2 processes")
 def test_two_ranks_train_bitwise_as_they_do_without_the_monitor(tmp_path: Path) -> None:
     watched, plain = tmp_path / "watched", tmp_path / "plain"

@@ -20,7 +20,11 @@ def alone():
     return plain_report()
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=lambda world: f"{world} ranks")
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(4, marks=pytest.mark.long)],
+    ids=lambda world: f"{world} ranks",
+)
 def ranks(request, tmp_path_factory):
     """What every rank reads."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -83,7 +83,11 @@ def work(rank, ranks, folder):
     torch.save(results(rank, ranks), folder / f"{rank}.pt")
 
 
-@pytest.fixture(scope="module", params=SHARDS, ids=lambda ranks: f"{ranks} ranks")
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(4, marks=pytest.mark.long)],
+    ids=lambda ranks: f"{ranks} ranks",
+)
 def by_rank(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     spawned(request.param, work, folder)

@@ -91,7 +91,11 @@ def work(rank, world, folder):
     torch.save(report(rank), folder / f"rank{rank}.pt")
 
 
-@pytest.fixture(scope="module", params=SHARDS, ids=lambda world: f"{world} ranks")
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(4, marks=pytest.mark.long)],
+    ids=lambda world: f"{world} ranks",
+)
 def ranks(request, tmp_path_factory):
     """What every rank reports."""
     folder = tmp_path_factory.mktemp("ranks")
