@@ -13,9 +13,18 @@ import numpy as np
 from sigma_monitor.alert import Status
 from sigma_monitor.errors import InputError
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.report.axes import height_of, panels
+from sigma_monitor.report.axes import DASHES, height_of, panels
 from sigma_monitor.report.figure import Entry, Figure, drawn_twice
-from sigma_monitor.report.plain import clean, fields, figures, finite, number, percent, step_label
+from sigma_monitor.report.plain import (
+    clean,
+    fields,
+    figures,
+    finite,
+    number,
+    percent,
+    power_of_ten,
+    step_label,
+)
 from sigma_monitor.report.stack import Level, Panel, Series, Stack
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.report.track import Track
@@ -135,8 +144,10 @@ def _headline(rows: Sequence[GenerationRow], reference: str) -> str:
     worst = max(row.status for row in rows)
     if worst <= Status.HEALTHY:
         return f"All {len(rows)} generations are near {reference}."
-    first = next(row for row in rows if row.status is worst)
-    return f"Generation {first.generation} is the first that is {worst.name}. {first.text}"
+    alike = [row for row in rows if row.status is worst]
+    first = alike[0]
+    told = first.text or f"Generation {first.generation} is {worst.name}."
+    return told if len(alike) == 1 else f"{told} It is the first of {len(alike)} that are."
 
 
 def _row(verdict: Mapping[str, Any], measures: Sequence[str]) -> GenerationRow:
@@ -228,7 +239,10 @@ def _spectrum_figure(body: Mapping[str, Any]) -> Figure | None:
         (axis,) = panels(figure, shape, [_TALL], 16)
         for place, shares in enumerate(spectra.values()):
             axis.plot(
-                np.arange(1, len(shares) + 1), shares, color=COLOURS[f"series-{place % 4 + 1}"]
+                np.arange(1, len(shares) + 1),
+                shares,
+                color=COLOURS[f"series-{place % 4 + 1}"],
+                linestyle=DASHES[place % 4],
             )
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -255,7 +269,7 @@ def _plain_log(side: Any) -> None:
 
     side.set_major_locator(LogLocator(numticks=6))
     side.set_minor_locator(NullLocator())
-    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
 
 
 def _shares(row: Mapping[str, Any]) -> Any:

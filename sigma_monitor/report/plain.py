@@ -12,7 +12,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["clean", "compact", "fields", "figures", "finite", "number", "percent", "step_label"]
+__all__ = [
+    "clean",
+    "compact",
+    "fields",
+    "figures",
+    "finite",
+    "number",
+    "percent",
+    "power_of_ten",
+    "step_label",
+]
 
 _CUT = 2_000  # characters of one text
 _MOST_FIELDS = 40
@@ -23,6 +33,7 @@ _UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
     "\ufdd0-\ufdef\ufff0-\uffff]"
 )
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _GAP = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -95,6 +106,12 @@ def compact(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{unit}".replace("-", "−")
     return f"{value:g}".replace("-", "−")
+
+
+def power_of_ten(value: float) -> str:
+    """A tick of a logarithmic axis: 0.01 -> 10⁻²; 1 to 1000 as they are."""
+    exponent = round(math.log10(value))
+    return f"{value:g}" if 0 <= exponent <= 3 else f"10{str(exponent).translate(_RAISED)}"
 
 
 def _as_json(value: Any) -> str:

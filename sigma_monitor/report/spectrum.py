@@ -9,7 +9,7 @@ import numpy as np
 
 from sigma_monitor.report.axes import height_of, panels, value_scale
 from sigma_monitor.report.figure import Entry, Figure, Table, drawn_twice
-from sigma_monitor.report.plain import clean, step_label
+from sigma_monitor.report.plain import clean, power_of_ten, step_label
 from sigma_monitor.report.run import Run, Spectrum
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.snapshot import SHARES
@@ -19,7 +19,6 @@ __all__ = ["spectrum_figure"]
 _MOST_LAYERS = 4
 _HEIGHT, _TOP = 120, 30
 _THOUSANDTH = int(np.searchsorted(SHARES, 0.99e-3))  # the bin that begins there
-_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def spectrum_figure(run: Run) -> Figure | None:
@@ -81,16 +80,11 @@ def _share_axis(axis: Any, *, named: bool) -> None:
 
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(numticks=8))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: _power(share)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: power_of_ten(share)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.tick_params(axis="x", labelbottom=named)
     if named:
         axis.set_xlabel("share of the trace")
-
-
-def _power(share: float) -> str:
-    exponent = round(np.log10(share))
-    return "1" if exponent == 0 else f"10{str(exponent).translate(_RAISED)}"
 
 
 def _in_words(layer: str, pair: Sequence[Spectrum]) -> str:

@@ -85,16 +85,19 @@ def report(tmp_path):
 def test_the_first_generation_of_the_worst_status_is_told(report):
     made, page = report(CHAIN)
     assert_safe(page)
-    expected = (
-        "Generation 3 is the first that is COLLAPSED. Effective rank is at 45% of the control."
-    )
-    assert made.data["headline"] == expected
+    assert made.data["headline"] == "Effective rank is at 45% of the control."
     assert made.data["status"] == "COLLAPSED"
     statuses = [row["status"] for row in made.data["generations"]]
     assert statuses == ["HEALTHY", "HEALTHY", "WARNING", "COLLAPSED"]
     assert made.data["generations"][2]["ratios"][0] == "70% [66%, 74%]"
     assert {"ratio", "values", "spectrum", "verdicts"} <= set(page.ids)
     assert "a note" in page.text
+
+
+def test_several_of_one_status_are_counted(report):
+    verdicts = [verdict(n, ratio) | {"text": ""} for n, ratio in enumerate((1.0, 0.7, 0.7))]
+    made, _ = report({**CHAIN, "verdicts": verdicts})
+    assert made.data["headline"] == "Generation 1 is WARNING. It is the first of 2 that are."
 
 
 def test_a_quiet_chain_without_a_control(report):

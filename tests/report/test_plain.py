@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from sigma_monitor.report.plain import clean, compact, fields, figures, finite, number, percent
+from sigma_monitor.report.plain import (
+    clean,
+    compact,
+    fields,
+    figures,
+    finite,
+    number,
+    percent,
+    power_of_ten,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,4 +96,6 @@ def test_shares_and_steps():
         "1,250%",
     ]
     assert percent(math.nan) == "not finite"
+    powers = [power_of_ten(x) for x in (1e-12, 0.01, 1, 100, 1e5)]
+    assert powers == ["10⁻¹²", "10⁻²", "1", "100", "10⁵"]
     assert [compact(x) for x in (0, 900, 1500, 2e6, 3e12)] == ["0", "900", "1.5k", "2M", "3T"]
