@@ -50,10 +50,10 @@ class TensorBoardSink:
         writer = self._writer()
         if writer is None:
             return
+        self._lay_out(writer, metrics)  # first: another attempt would write the points twice
         if self._with_metrics:
             for name, value in metrics.items():
                 writer.add_scalar(self._prefix + name, value, step)
-        self._lay_out(writer, metrics)
 
     def check(self, snapshot: Snapshot) -> None:
         """As `log`, and a histogram of every layer's spectrum."""
@@ -87,12 +87,24 @@ class TensorBoardSink:
             for name in sorted(bands):
                 tag = self._prefix + name
                 charts[name] = ["Margin", [tag, f"{tag}_low", f"{tag}_high"]]
-            # Of the layouts in one folder TensorBoard shows the last, and those of several folders
-            # together: in the writer's own it would replace the user's, or another monitor's.
-            beside = getattr(writer, "log_dir", None) or writer.logdir  # as tensorboardX has it
-            with type(writer)(os.path.join(beside, self._name)) as own:
-                own.add_custom_scalars({self._name: charts})
+            own = _beside(writer, self._name)
+            if own is not None:
+                with own:
+                    own.add_custom_scalars({self._name: charts})
             self._bands = bands
+
+
+def _beside(writer: Any, name: str) -> Any:
+    """Another writer, of the folder `name` below; None of a kind that is opened in another way.
+
+    Of the layouts in one folder TensorBoard shows the last, and those of several folders together:
+    in the writer's own a layout would replace the user's, or another monitor's.
+    """
+    folder = getattr(writer, "log_dir", None) or getattr(writer, "logdir", None)
+    try:  # tensorboardX names it logdir
+        return type(writer)(os.path.join(folder, name))
+    except TypeError:
+        return None
 
 
 def _add_histogram(writer: Any, tag: str, counts: np.ndarray[Any, Any], step: int) -> None:

@@ -245,3 +245,23 @@ def test_one_apprise_sink_of_two_monitors_sends_each_alert_once(open_store):
     for thread in threads:
         thread.join()
     assert sorted(text.splitlines()[1] for text in store.alerts()) == ["at 1.", "at 2."]
+
+
+def test_a_writer_that_is_opened_in_another_way_has_its_points_without_bands(open_store):
+    store = open_store("tensorboard")
+
+    class Wrapped:
+        """Of neither a folder nor a constructor that takes one."""
+
+        def __getattr__(self, name):
+            return getattr(store.writer, name)
+
+        def __init__(self):
+            self.log_dir = None
+
+    sink = TensorBoardSink(Wrapped())
+    sink.check(snapshot())
+    sink.alert(alert())
+    sink.close()
+    assert store.rows()
+    assert store.alerts()
