@@ -100,7 +100,7 @@ def _beside(writer: Any, name: str) -> Any:
     Of the layouts in one folder TensorBoard shows the last, and those of several folders together:
     in the writer's own a layout would replace the user's, or another monitor's.
     """
-    folder = getattr(writer, "log_dir", None) or getattr(writer, "logdir", None)
+    folder: Any = getattr(writer, "log_dir", None) or getattr(writer, "logdir", None)
     try:  # tensorboardX names it logdir
         return type(writer)(os.path.join(folder, name))
     except TypeError:
