@@ -242,7 +242,7 @@ def test_it_needs_no_torch(path):
 
 
 @contextlib.contextmanager
-def terminal(rows=30, columns=100):
+def terminal(rows=30, columns=200):  # which the path of a record fits into
     """Both ends of a terminal."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
