@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pages import Row, grouped, replaced, table
+from pages import Row, filled, grouped, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "compatibility"
@@ -82,14 +82,13 @@ def results() -> list[Row]:
 
 def page(text: str, rows: Sequence[Row]) -> str:
     """The page with the tables of these results."""
-    for name, found in {
+    parts = {
         "hosts": hosts(rows),
         "cases": cases(rows),
         "not run": table("host | strategy | why not", NOT_RUN),
         "known": table("host | versions | what is known", KNOWN),
-    }.items():
-        text = replaced(text, name, found)
-    return text
+    }
+    return filled(text, parts)
 
 
 def hosts(rows: Sequence[Row]) -> str:

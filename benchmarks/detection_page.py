@@ -5,15 +5,13 @@ Run: python benchmarks/detection_page.py
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pages import Row, grouped, replaced, table
+from pages import Row, filled, grouped, results, table
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "detection.md"
 PICTURE = ROOT / "docs" / "detection.svg"
 
@@ -25,17 +23,11 @@ def main() -> None:
     draw(results("collapse")["methods"])
 
 
-def results(name: str) -> dict[str, Any]:
-    """A committed result file."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
 def page(text: str) -> str:
     """The page with the tables of the committed results."""
     bench, simulated = results("collapse"), results("false_alarms")
     check_cost = results("check_cost")
-    for name, found in {
+    parts = {
         "methods": methods(bench["methods"]),
         "scenarios": scenarios(bench["scenarios"]),
         "functionals": functionals(bench["functionals"]),
@@ -43,9 +35,8 @@ def page(text: str) -> str:
         "delays": delays(simulated["delays"]),
         "confirmation": confirmation(simulated["confirmation"]),
         "cost": cost(check_cost["checks"]),
-    }.items():
-        text = replaced(text, name, found)
-    return text
+    }
+    return filled(text, parts)
 
 
 def methods(rows: list[Row]) -> str:

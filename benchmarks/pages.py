@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "grouped", "replaced", "table"]
+__all__ = ["Row", "filled", "grouped", "replaced", "results", "table"]
+
+_RESULTS = Path(__file__).parent / "results"
 
 Row = dict[str, Any]  # of a result file
+
+
+def results(name: str) -> dict[str, Any]:
+    """A committed result file."""
+    found: dict[str, Any] = json.loads((_RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
+    """The page with what stands between the two marks of each name exchanged."""
+    for name, new in parts.items():
+        text = replaced(text, name, new)
+    return text
 
 
 def replaced(text: str, name: str, new: str) -> str:

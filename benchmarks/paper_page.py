@@ -5,14 +5,12 @@ Run: python benchmarks/paper_page.py
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pages import Row, grouped, replaced, table
+from pages import Row, filled, grouped, results, table
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "paper.md"
 
 SEEN = 3  # standard deviations of no change
@@ -22,17 +20,11 @@ def main() -> None:
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def results(name: str) -> dict[str, Any]:
-    """A committed result file."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return found
-
-
 def page(text: str) -> str:
     """The page with the tables of the committed results."""
     claims, spots = results("paper_claims"), results("blind_spots")
     recursion = results("recursion")
-    for name, found in {
+    parts = {
         "bounds": bounds(claims["bounds"]),
         "range": f"{claims['range_of_track_one']:.3f} nats.",
         "theorem 3": theorem_3(claims["theorem_3"]),
@@ -44,9 +36,8 @@ def page(text: str) -> str:
         "told": told(spots),
         "recursion": lineages(recursion["lineages"]),
         "generations": generations(recursion["lineages"]),
-    }.items():
-        text = replaced(text, name, found)
-    return text
+    }
+    return filled(text, parts)
 
 
 def bounds(rows: list[Row]) -> str:

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--picture", type=Path, help="default: collapse.png in the output folder")
     demo.add_argument("--steps", type=int, default=240, help="training steps of each arm")
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_json(demo)
     demo.set_defaults(run=_demo)
     _add_analyze(commands)
     _add_chain(commands)
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_workspace(commands)
     _add_watch(commands)
     doctor = commands.add_parser("doctor", help="whether what is installed here works")
-    doctor.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_json(doctor)
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -124,7 +124,7 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     analyze.add_argument("--method", choices=("auto", "exact", "lanczos"), default="auto")
     analyze.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
     analyze.add_argument("--picture", type=Path, help="draw the spectra to this .svg or .png")
-    analyze.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_json(analyze)
     analyze.set_defaults(run=_analyze)
 
 
@@ -168,12 +168,16 @@ def _add_chain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     chain.add_argument("--confidence", type=float, default=0.95, help="of the intervals")
     _add_fail_on(chain)
-    chain.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_json(chain)
     chain.set_defaults(run=_chain)
 
 
 def _sample(argument: str) -> int | str:
     return argument if argument == "all" else int(argument)
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_fail_on(command: argparse.ArgumentParser) -> None:
@@ -219,7 +223,7 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="the windows of a long run; default: those that suit the number of values",
     )
     _add_fail_on(replay)
-    replay.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_json(replay)
     replay.set_defaults(run=_replay)
 
 
@@ -257,7 +261,7 @@ def _add_workspace(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help="that is watched; can be repeated; default: last",
     )
     workspace.add_argument("--dry-run", action="store_true", help="print it, and save nothing")
-    workspace.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_json(workspace)
     workspace.set_defaults(run=_workspace)
 
 
@@ -306,11 +310,7 @@ def _analyze(options: argparse.Namespace) -> int:
         report = analysis.analyze_files(options.files, settings)
         if options.picture is not None:
             analysis.draw(report, options.picture)
-    print(
-        json.dumps(report.to_dict(), indent=2, allow_nan=False)
-        if options.json
-        else analysis.table(report)
-    )
+    _print(report.to_dict() if options.json else analysis.table(report))
     return _OK
 
 
@@ -328,11 +328,7 @@ def _chain(options: argparse.Namespace) -> int:
                 raise
             return _BAD_INPUT
         if main_process:
-            print(
-                json.dumps(report.to_dict(), indent=2, allow_nan=False)
-                if options.json
-                else report.table()
-            )
+            _print(report.to_dict() if options.json else report.table())
         return _code(report.status, options)
 
 
@@ -363,6 +359,11 @@ def _lineage(options: argparse.Namespace) -> Lineage:
     return lineage
 
 
+def _print(result: dict[str, Any] | str) -> None:
+    """As JSON, or as the text that it is."""
+    print(result if isinstance(result, str) else json.dumps(result, indent=2, allow_nan=False))
+
+
 def _code(worst: Status, options: argparse.Namespace) -> int:
     from sigma_monitor.alert import Status
 
@@ -386,9 +387,7 @@ def _replay(options: argparse.Namespace) -> int:
             preset=options.preset,
             **dict(map(threshold, options.threshold)),
         )
-    print(
-        json.dumps(result.to_dict(), indent=2, allow_nan=False) if options.json else result.text()
-    )
+    _print(result.to_dict() if options.json else result.text())
     return _code(result.worst, options)
 
 
@@ -397,10 +396,7 @@ def _report(options: argparse.Namespace) -> int:
         from sigma_monitor.report import write_report
 
         report = write_report(options.source, options.output)
-    if options.json:
-        print(json.dumps(report.to_dict(), indent=2, allow_nan=False))
-    else:
-        print(f"{report.path} ({report.bytes / 1000:,.0f} kB)")
+    _print(report.to_dict() if options.json else f"{report.path} ({report.bytes / 1000:,.0f} kB)")
     return _OK
 
 
@@ -421,10 +417,7 @@ def _workspace(options: argparse.Namespace) -> int:
         shown = dashboard.to_dict(workspace)
         if not options.dry_run:
             shown["url"] = dashboard.save(workspace)
-    if options.json or options.dry_run:
-        print(json.dumps(shown, indent=2, allow_nan=False))
-    else:
-        print(shown["url"])
+    _print(shown if options.json or options.dry_run else shown["url"])
     return _OK
 
 
@@ -444,9 +437,5 @@ def _doctor(options: argparse.Namespace) -> int:
         from sigma_monitor.doctor import examine
 
         examination = examine()
-    print(
-        json.dumps(examination.to_dict(), indent=2, allow_nan=False)
-        if options.json
-        else examination.text()
-    )
+    _print(examination.to_dict() if options.json else examination.text())
     return _OK if examination.as_expected else _INTERNAL

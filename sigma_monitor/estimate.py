@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["ErrorKind", "Estimate", "jsonable"]
 
@@ -34,6 +34,15 @@ class Estimate:
     def exact(cls, value: float) -> Estimate:
         """An estimate without error: `low == value == high`."""
         return cls(value, value, value, "exact")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready builtins; infinities and NaN become strings."""
+        return {
+            "value": jsonable(self.value),
+            "low": jsonable(self.low),
+            "high": jsonable(self.high),
+            "kind": self.kind,
+        }
 
     def __float__(self) -> float:
         """The point estimate."""

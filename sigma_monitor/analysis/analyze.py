@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sigma_monitor.analysis.files import StoredArray, open_arrays
 from sigma_monitor.errors import InputError, ZeroTraceError
-from sigma_monitor.estimate import Estimate, jsonable
+from sigma_monitor.estimate import Estimate
 from sigma_monitor.spectrum import (
     Gram,
     Method,
@@ -236,12 +236,7 @@ def _packed(
     packed = {}
     for name in functionals(convention):
         estimate: Estimate = getattr(estimates, name)
-        packed[name] = {
-            "value": jsonable(estimate.value),
-            "low": jsonable(estimate.low),
-            "high": jsonable(estimate.high),
-            "kind": estimate.kind,
-        }
+        packed[name] = estimate.to_dict()
         if test:
             packed[name]["excludes_zero"] = excludes_zero(estimate)
     return packed

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigma_monitor.analysis.analyze import functionals
 from sigma_monitor.diversity import compression_ratio, distinct, distinct_without, repeated_share
 from sigma_monitor.errors import InputError, ZeroTraceError
-from sigma_monitor.estimate import Estimate, jsonable
 from sigma_monitor.lineage.watched import Watched
 from sigma_monitor.snapshot import COMPRESSION, DISTINCT_1, DISTINCT_2, REPEATED
 from sigma_monitor.spectrum import (
@@ -28,7 +28,6 @@ from sigma_monitor.spectrum.conventions import checked_energy
 from sigma_monitor.spectrum.exact import decompose
 from sigma_monitor.spectrum.gram import Product
 from sigma_monitor.spectrum.moments import MomentsWithout, moments_without
-from sigma_monitor.spectrum.result import FUNCTIONALS
 from sigma_monitor.spectrum.subspace import leading_directions, subspace_drift
 
 __all__ = [
@@ -41,7 +40,6 @@ __all__ = [
     "Measurement",
     "measure_rows",
     "measure_stream",
-    "packed",
     "unit_rows",
     "with_diversity",
     "with_tracks",
@@ -211,16 +209,6 @@ def unit_rows(rows: Tensor) -> Tensor:
     return rows / torch.where(norms > 0, norms, 1.0)
 
 
-def packed(estimate: Estimate) -> dict[str, Any]:
-    """JSON-ready builtins of an estimate."""
-    return {
-        "value": jsonable(estimate.value),
-        "low": jsonable(estimate.low),
-        "high": jsonable(estimate.high),
-        "kind": estimate.kind,
-    }
-
-
 def _summary(
     rows: Product, groups: Tensor | None, confidence: float, *, center: bool
 ) -> SpectralSummary | None:
@@ -271,5 +259,5 @@ def _drift(one: Tensor | None, two: Tensor | None) -> float | None:
 def _packed(summary: SpectralSummary | None) -> dict[str, Any] | None:
     if summary is None:
         return None
-    names = [name for name in FUNCTIONALS if not (summary.center and name == "mean_cosine")]
-    return {name: packed(getattr(summary, name)) for name in names}
+    names = functionals("centred" if summary.center else "uncentred")
+    return {name: getattr(summary, name).to_dict() for name in names}

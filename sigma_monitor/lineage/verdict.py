@@ -14,7 +14,6 @@ from sigma_monitor.lineage.measure import (
     PARTICIPATION_RATIO,
     WITHIN_SHARE,
     Measurement,
-    packed,
 )
 from sigma_monitor.lineage.watched import ratio
 from sigma_monitor.snapshot import DISTINCT_2
@@ -86,8 +85,8 @@ class Verdict:
             "generation": self.generation,
             "status": self.status.name,
             "reference": self.reference,
-            "ratios": {name: packed(estimate) for name, estimate in self.ratios.items()},
-            "changes": {name: packed(estimate) for name, estimate in self.changes.items()},
+            "ratios": {name: estimate.to_dict() for name, estimate in self.ratios.items()},
+            "changes": {name: estimate.to_dict() for name, estimate in self.changes.items()},
             "subspace_drift": self.subspace_drift,
             "findings": [finding.to_dict() for finding in self.findings],
             "text": self.text,

@@ -20,6 +20,7 @@ from sigma_monitor.report.plain import (
     fields,
     figures,
     finite,
+    mapping,
     number,
     percent,
     power_of_ten,
@@ -151,7 +152,7 @@ def _headline(rows: Sequence[GenerationRow], reference: str) -> str:
 
 
 def _row(verdict: Mapping[str, Any], measures: Sequence[str]) -> GenerationRow:
-    ratios = _mapping(verdict.get("ratios"))
+    ratios = mapping(verdict.get("ratios"))
     status = verdict.get("status")
     return GenerationRow(
         generation=_generation(verdict),
@@ -184,7 +185,7 @@ def _ratio_figure(
     series = tuple(Series(name.replace("_", " "), track) for name, track in known.items())
     if not series:
         return None
-    limits = _mapping(body.get("limits"))
+    limits = mapping(body.get("limits"))
     levels = [
         Level(limit, role, f"{name} {percent(limit)}")
         for name, role in (("warning", "warn"), ("collapsed", "error"))
@@ -209,7 +210,7 @@ def _value_figure(body: Mapping[str, Any]) -> Figure | None:
     for name, (part, measure) in places.items():
         tracks = {
             label: _track(
-                (row, _mapping(row.get(part)).get(measure)) for row in _bodies(body.get(arm))
+                (row, mapping(row.get(part)).get(measure)) for row in _bodies(body.get(arm))
             )
             for arm, label in arms.items()
         }
@@ -278,7 +279,7 @@ def _shares(row: Mapping[str, Any]) -> Any:
 
 
 def _ratios(verdicts: Sequence[Mapping[str, Any]], name: str) -> Track:
-    return _track((verdict, _mapping(verdict.get("ratios")).get(name)) for verdict in verdicts)
+    return _track((verdict, mapping(verdict.get("ratios")).get(name)) for verdict in verdicts)
 
 
 def _track(rows: Iterable[tuple[Mapping[str, Any], Any]]) -> Track:
@@ -302,10 +303,6 @@ def _estimate(body: Any) -> Estimate:
 def _span(tracks: Iterable[Track]) -> tuple[float, float]:
     steps = [step for track in tracks for step in track.steps]
     return min(steps), max(steps)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "fields",
     "figures",
     "finite",
+    "mapping",
     "number",
     "percent",
     "power_of_ten",
@@ -70,6 +71,11 @@ def number(value: Any) -> float:
         return float(value)
     except (ValueError, OverflowError):
         return math.nan
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping; an empty one for anything else."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def finite(value: Any) -> float | None:

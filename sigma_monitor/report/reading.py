@@ -11,7 +11,7 @@ from typing import Any
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.report.news import AlertRow, EventRow
-from sigma_monitor.report.plain import clean, number
+from sigma_monitor.report.plain import clean, mapping, number
 from sigma_monitor.report.run import LOSS, Run, Spectrum
 from sigma_monitor.report.track import Baseline, Key, Track
 from sigma_monitor.sinks import Line, is_superseded, read_lines
@@ -230,23 +230,19 @@ def _readings(snapshot: Snapshot) -> Iterable[tuple[Key, Estimate]]:
 
 def _announced(baselines: Any) -> Iterable[tuple[Key, float]]:
     """Those of a `baseline` event: natural logs, as `RunWatch.baselines` gives them."""
-    found = baselines if isinstance(baselines, Mapping) else {}
-    for layer, body in _mapping(found.get("layers")).items():
+    found = mapping(baselines)
+    for layer, body in mapping(found.get("layers")).items():
         yield from _value(
-            Key("representation", clean(layer), WATCHED), _mapping(body).get("baseline")
+            Key("representation", clean(layer), WATCHED), mapping(body).get("baseline")
         )
-    for functional, body in _mapping(_mapping(found.get("generation")).get("baselines")).items():
+    for functional, body in mapping(mapping(found.get("generation")).get("baselines")).items():
         yield from _value(Key("generation", "", clean(functional)), body)
 
 
 def _value(key: Key, baseline: Any) -> Iterable[tuple[Key, float]]:
-    log_value = number(_mapping(baseline).get("log_value"))
+    log_value = number(mapping(baseline).get("log_value"))
     if abs(log_value) < _LARGEST_LOG:  # NaN is not
         yield key, math.exp(log_value)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _checked_step(line: int, step: int) -> float:
