@@ -9,7 +9,7 @@ from typing import Any
 
 from sigma_monitor.estimate import Estimate
 from sigma_monitor.live.chart import Point
-from sigma_monitor.sinks import RecordReader
+from sigma_monitor.sinks import RecordReader, parse_line
 from sigma_monitor.snapshot import TEXT_RANK, UNCENTRED_RANK, WATCHED, Observation, Snapshot
 
 __all__ = ["Measured", "Seen"]
@@ -34,23 +34,30 @@ class Seen:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._reader = RecordReader(path)
+        self._reader = RecordReader()
         self.record = self._reader.record
         self.lines = 0
         self.ended = False
 
-    def take(self, line: bytes) -> tuple[str, Any] | None:
-        """Take the next line; type and content, as of a `RecordReader`.
+    def take(self, raw: bytes) -> tuple[str, Any] | None:
+        """Take the next line, without its newline.
+
+        Returns:
+            Its type and what it holds: `check` a `Snapshot`, `observation` an `Observation`,
+            `alert` and `event` a dictionary. None for a line that is blank or torn.
 
         Raises:
-            RecordError: When it does not make sense.
+            RecordError: When a line that is not torn does not make sense.
         """
-        found = self._reader.take(line)
         self.lines += 1
-        if found is not None:
-            kind, held = found
-            self.ended = kind == "event" and held.get("event") == "closed"
-        return found
+        line = parse_line(self.path, self.lines, raw)
+        if line is None:
+            return None
+        self._reader.take(line)
+        if line.kind == "torn":
+            return None
+        self.ended = line.kind == "event" and line.body.get("event") == "closed"
+        return line.kind, line.body
 
     @property
     def latest(self) -> Snapshot | None:

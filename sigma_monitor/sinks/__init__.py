@@ -16,6 +16,7 @@ from sigma_monitor.sinks.jsonl import (
     Record,
     RecordReader,
     is_superseded,
+    parse_line,
     read_lines,
     read_record,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "WandbSink",
     "WebhookSink",
     "is_superseded",
+    "parse_line",
     "read_lines",
     "read_record",
 ]

@@ -31,6 +31,7 @@ __all__ = [
     "Record",
     "RecordReader",
     "is_superseded",
+    "parse_line",
     "read_lines",
     "read_record",
 ]
@@ -134,8 +135,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     Raises:
         RecordError: When the file cannot be read, or a line that is not torn does not make sense.
     """
-    reader = RecordReader(path)
-    for line in _lines(path):
+    reader = RecordReader()
+    for line in read_lines(path):
         reader.take(line)
     return reader.record
 
@@ -148,9 +149,42 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
     Raises:
         RecordError: As `read_record`, when its line is reached.
     """
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            yield _parsed(path, number, line)
+    for number, raw in enumerate(_lines(path), start=1):
+        line = parse_line(path, number, raw)
+        if line is not None:
+            yield line
+
+
+def parse_line(path: str | os.PathLike[str], number: int, raw: bytes) -> Line | None:
+    """What a line of a record holds; None where it is blank.
+
+    Args:
+        path: Of the record, for messages.
+        number: Of the line, from 1.
+        raw: The line, with or without its newline.
+
+    Raises:
+        RecordError: When a line that is not torn does not make sense.
+    """
+    if not raw.strip():
+        return None
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):  # the latter of brackets without end
+        return Line(number, "torn", None)
+    kind = body.pop("type", None) if isinstance(body, dict) else None
+    if kind == "check":
+        with _of_line(path, number):
+            return Line(number, kind, Snapshot.from_dict(body))
+    if kind == "observation":
+        with _of_line(path, number):
+            return Line(number, kind, Observation.from_dict(body))
+    if kind in ("alert", "event"):
+        return Line(number, kind, body)
+    raise RecordError(
+        f"{path}, line {number}: type {kind!r} is unknown. Pass a record written by "
+        f"sigma-monitor, schema {SCHEMA}."
+    )
 
 
 def is_superseded(alert: Mapping[str, Any], by: Snapshot | Observation) -> bool:
@@ -172,43 +206,25 @@ def is_superseded(alert: Mapping[str, Any], by: Snapshot | Observation) -> bool:
 class RecordReader:
     """Takes the lines of a record one by one, as of one that is still being written.
 
-    Args:
-        path: Of the file, for messages.
-
     Attributes:
         record: What the lines so far amount to; its lists change with every line.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self) -> None:
         self.record = Record([], [], [], [])
-        self._path = path
-        self._number = 0
         self._latest: dict[str, int] = {}  # step of the latest observation, by name
 
-    def take(self, line: bytes) -> tuple[str, Any] | None:
-        """Take the next line, without its newline.
-
-        Returns:
-            Its type and what it holds: `check` a `Snapshot`, `observation` an `Observation`,
-            `alert` and `event` a dictionary. None for a line that is empty or torn.
-
-        Raises:
-            RecordError: When a line that is not torn does not make sense.
-        """
-        self._number += 1
-        if not line.strip():
-            return None
-        _, kind, body = _parsed(self._path, self._number, line)
-        if kind == "torn":
-            self.record.torn_lines.append(self._number)
-            return None
-        if kind == "check":
-            self._add_check(body)
-        elif kind == "observation":
-            self._add_observation(body)
+    def take(self, line: Line) -> None:
+        """Take the next line."""
+        if line.kind == "torn":
+            self.record.torn_lines.append(line.number)
+        elif line.kind == "check":
+            self._add_check(line.body)
+        elif line.kind == "observation":
+            self._add_observation(line.body)
         else:
-            (self.record.alerts if kind == "alert" else self.record.events).append(body)
-        return kind, body
+            known = self.record.alerts if line.kind == "alert" else self.record.events
+            known.append(line.body)
 
     def _add_check(self, new: Snapshot) -> None:
         known, alerts = self.record.snapshots, self.record.alerts
@@ -241,26 +257,6 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[bytes]:
                 yield line
     except OSError as error:
         raise RecordError(f"{path}: {error}. Pass the path of a record.jsonl.") from error
-
-
-def _parsed(path: str | os.PathLike[str], number: int, line: bytes) -> Line:
-    try:
-        body = json.loads(line)
-    except (ValueError, RecursionError):  # the latter of brackets without end
-        return Line(number, "torn", None)
-    kind = body.pop("type", None) if isinstance(body, dict) else None
-    if kind == "check":
-        with _of_line(path, number):
-            return Line(number, kind, Snapshot.from_dict(body))
-    if kind == "observation":
-        with _of_line(path, number):
-            return Line(number, kind, Observation.from_dict(body))
-    if kind in ("alert", "event"):
-        return Line(number, kind, body)
-    raise RecordError(
-        f"{path}, line {number}: type {kind!r} is unknown. Pass a record written by "
-        f"sigma-monitor, schema {SCHEMA}."
-    )
 
 
 @contextlib.contextmanager
