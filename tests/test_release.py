@@ -45,14 +45,14 @@ def version_of(artifact):
     return name.removeprefix("sigma_monitor-")
 
 
-def tracked(folder):
-    """Files below a folder of this tree, without what runs leave behind."""
-    paths = (ROOT / folder).rglob("*")
-    return {
-        str(path.relative_to(ROOT))
-        for path in paths
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+def tracked(*folders):
+    """Files below folders of this tree that belong to it, and not to what was run or installed."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("git knows what belongs to this tree, and it is no checkout")
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others"]
+    command += ["--exclude-standard", "--", *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return {name for name in done.stdout.split("\0") if (ROOT / name).is_file()}
 
 
 def test_the_version_is_the_installed_one():
@@ -79,14 +79,15 @@ def test_the_wheel_is_the_package_and_its_metadata(wheel):
     assert b"sigma-monitor = sigma_monitor.cli:main" in entry_points
 
 
-def test_the_sdist_has_what_a_developer_needs(sdist):
+def test_the_sdist_has_what_a_developer_needs_and_no_more(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= tracked("sigma_monitor") | tracked("tests") | tracked("examples")
+    assert names >= tracked("sigma_monitor", "tests", "examples")
     wanted = "CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE Makefile README.md SECURITY.md "
     wanted += "constraints.txt noxfile.py pyproject.toml"
     assert names >= set(wanted.split())
     assert [name for name in names if name.startswith((".venv", ".git/"))] == []
+    assert [name for name in names if "node_modules" in name] == []  # of `npm ci`
 
 
 def git(folder, *arguments):

@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -77,7 +79,7 @@ def drawn(seen: Seen, console: Console, *, hint: str = "") -> RenderableType:
         hint: Said in the last line.
     """
     width, height = console.size
-    head = list(_head(seen))
+    head = list(_head(seen, width))
     rows = _rows(seen, max(1, height // 6))
     alerts = list(_alerts(seen, 1 if height < _TALL else _ALERTS))
     below: list[RenderableType] = [*([rows] if rows.row_count else ()), *alerts, *_hint(hint)]
@@ -109,15 +111,26 @@ def _row(text: str, style: str = "") -> Text:
     return Text(one_line(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _head(seen: Seen) -> Iterator[Text]:
+def _ending(path: Path, room: int) -> str:
+    """As much of a path as fits: its end, which tells runs apart."""
+    shown = one_line(str(path))
+    if cell_len(shown) <= room:
+        return shown
+    while shown and cell_len(shown) >= room:
+        shown = shown[1:]
+    return f"\N{HORIZONTAL ELLIPSIS}{shown}"
+
+
+def _head(seen: Seen, width: int) -> Iterator[Text]:
     latest = seen.latest
     if latest is None:
         begun = seen.record.events or seen.record.observations
         words = "has no check yet" if begun else "is waited for"
-        yield _row(f"{seen.path} {words}")
+        yield _row(f"{_ending(seen.path, width - len(words) - 1)} {words}")
         return
     first = _row(f" {latest.status.name} ", style=f"reverse {_COLOURS[latest.status]}")
-    first.append(f"  {one_line(str(seen.path))}", style="bold")
+    first.append("  ")
+    first.append(_ending(seen.path, width - first.cell_len), style="bold")
     yield first
     steps = f" of {number(seen.steps)}" if seen.steps else ""
     parts = [

@@ -7,6 +7,7 @@ import json
 import time
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from sigma_monitor import Estimate, Status
@@ -16,9 +17,9 @@ from tests.live.records import CLEAR, check
 from tests.snapshots import alert, observation
 
 
-def seen(*held, started=None, closed=None):
+def seen(*held, path="runs/a/record.jsonl", started=None, closed=None):
     """A run of snapshots, observations and alerts."""
-    run = Seen("runs/a/record.jsonl")
+    run = Seen(path)
     kinds = {"Snapshot": "check", "Observation": "observation", "Alert": "alert"}
     bodies = [{"type": kinds[type(h).__name__], **h.to_dict()} for h in held]
     if started is not None:
@@ -160,6 +161,31 @@ def test_it_is_drawn_again_when_something_is_new_and_else_now_and_then(monkeypat
 def test_a_run_without_checks_says_so():
     assert screen(seen()).strip() == "runs/a/record.jsonl is waited for"
     assert screen(seen(started={})).strip() == "runs/a/record.jsonl has no check yet"
+
+
+LONG = "/" + "a" * 100 + "/run7/record.jsonl"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("path", [LONG, LONG.replace("a", "\u6f22")])
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ([], "{} is waited for"),
+        ([observation(10)], "{} has no check yet"),
+        ([check(0)], " HEALTHY   {}"),
+    ],
+)
+def test_a_long_path_loses_its_beginning_and_not_the_words_beside_it(width, path, held, words):
+    first = screen(seen(*held, path=path), width).splitlines()[0]
+    assert cell_len(first) in (width - 1, width)  # no character is half on the screen
+    before, after = words.split("{}")
+    assert first.startswith(before + "\u2026")
+    assert first.endswith("/run7/record.jsonl" + after)
+
+
+def test_a_screen_too_narrow_for_the_words_cuts_them():
+    assert screen(seen(path=LONG), width=10) == "\u2026 is wait\u2026\n"
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 20), (200, 60)])
