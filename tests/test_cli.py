@@ -11,7 +11,8 @@ from dataclasses import fields
 import pytest
 
 from sigma_monitor import __version__
-from sigma_monitor.cli import main, threshold
+from sigma_monitor.cli import main
+from sigma_monitor.cli.replay import threshold
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.sinks import read_record
@@ -32,12 +33,27 @@ def test_version_is_printed(tmp_path):
     assert done.stdout.strip() == f"sigma-monitor {__version__}"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["replay", "--help"]])
+def test_help_is_said_at_once(arguments):
+    """Nothing is imported that only the work of a command needs."""
+    code = (
+        "import sys; from sigma_monitor.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as leaving: code = leaving.code\n"
+        "libraries = {'jinja2', 'matplotlib', 'numpy', 'rich', 'scipy', 'torch', 'wandb'}\n"
+        "print(*libraries & set(sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    assert done.stdout.startswith("usage: ")
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     """More than a pipe holds is printed to one that nobody reads."""
     code = (
-        "import sys, sigma_monitor.cli as cli\n"
-        "cli._doctor = lambda options: print('x' * 2**20) or 0\n"
-        "sys.exit(cli.main(['doctor']))"
+        "import sys; from sigma_monitor.cli import doctor, main\n"
+        "doctor._run = lambda options: print('x' * 2**20) or 0\n"
+        "sys.exit(main(['doctor']))"
     )
     reader, writer = os.pipe()
     os.close(reader)

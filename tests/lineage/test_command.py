@@ -160,9 +160,16 @@ def _broken_encoder(spec):
     return Encoder("broken", broken)
 
 
-@pytest.mark.parametrize("arguments", [[], ["0.jsonl", "--sample", "some"], ["0", "--preset", "x"]])
-def test_bad_usage_exits_with_2(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: GEN"),
+        (["0.jsonl", "--sample", "some"], "'some' is neither a whole number nor all"),
+        (["0.jsonl", "--preset", "x"], "invalid choice: 'x'"),
+    ],
+)
+def test_bad_usage_exits_with_2(arguments, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["chain", *arguments])
     assert stopped.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
