@@ -24,8 +24,8 @@ from environment import environment
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sigma_monitor import ProbeSet, SigmaMonitor
-from sigma_monitor.cadence import Cadence
-from sigma_monitor.options import CHANNELS
+from sigma_monitor.monitor.cadence import Cadence
+from sigma_monitor.monitor.options import CHANNELS
 
 VOCABULARY = 4096
 MICRO_BATCH = 32

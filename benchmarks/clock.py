@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sigma_monitor.cadence import Cadence
+from sigma_monitor.monitor.cadence import Cadence
 
 __all__ = ["checks_of", "stopped_clock"]
 

@@ -25,8 +25,8 @@ from clock import checks_of, stopped_clock
 from environment import environment
 
 from sigma_monitor.alert import Status
-from sigma_monitor.cadence import Cadence
 from sigma_monitor.detection import Detector
+from sigma_monitor.monitor.cadence import Cadence
 
 NOISE = 0.02
 DRIFT = 0.12

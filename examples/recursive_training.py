@@ -34,7 +34,7 @@ from transformers.utils import logging
 from sigma_monitor import cli
 from sigma_monitor.demo.corpus import BLOCK, load_corpus, read_text
 from sigma_monitor.demo.training import small_llama
-from sigma_monitor.diversity import distinct
+from sigma_monitor.generation.diversity import distinct
 
 ARMS = ("base-reset", "carry-forward", "accumulate")
 CONTROL = "control"

@@ -22,14 +22,13 @@ HOUSE = [
     {"demo", "analysis", "replay", "report", "doctor", "live"},
     {"integrations"},
     {"monitor"},
-    {"observing", "quoting"},
-    {"options", "stop"},
-    {"completions", "instrument", "watch"},
-    {"cadence", "dashboard", "measure", "outlet", "reference", "writing"},
+    {"watch"},
+    {"checking"},
+    {"dashboard", "generation", "reference"},
     {"probing", "detection", "sinks"},
     {"snapshot", "spectrum"},
     {"alert", "ranks"},
-    {"diversity", "errors", "estimate"},
+    {"errors", "estimate"},
 ]
 HEIGHT = {unit: len(HOUSE) - line for line, units in enumerate(HOUSE) for unit in units}
 

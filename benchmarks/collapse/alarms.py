@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sigma_monitor.options import CHANNELS
+from sigma_monitor.monitor.options import CHANNELS
 
 __all__ = ["FUNCTIONALS", "LOSS_RISE", "OURS", "alarm_steps", "auroc", "calibrated", "moves"]
 

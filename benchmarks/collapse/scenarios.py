@@ -22,7 +22,7 @@ from sigma_monitor.demo.corpus import Block
 from sigma_monitor.demo.own_text import EachGeneration, Texts, written_by
 from sigma_monitor.demo.training import BATCH, AlignmentTrainer, Runaway
 from sigma_monitor.monitor import RECORD
-from sigma_monitor.options import CHANNELS
+from sigma_monitor.monitor.options import CHANNELS
 
 __all__ = ["SCENARIOS", "STEPS", "Run", "Scenario"]
 

@@ -14,7 +14,7 @@ from sigma_monitor.demo.live import LiveLine
 from sigma_monitor.demo.own_text import EachGeneration, Texts, written_by
 from sigma_monitor.demo.training import RUNAWAY, AlignmentTrainer, Runaway, small_llama, train
 from sigma_monitor.integrations.transformers import SigmaCallback
-from sigma_monitor.options import CHANNELS
+from sigma_monitor.monitor.options import CHANNELS
 from sigma_monitor.probing import ProbeSet
 
 __all__ = ["ARMS", "Arm", "pretrained", "train_arm"]

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sigma_monitor.doctor.finding import Finding, State
-from sigma_monitor.outlet import CLOSE_SECONDS
 from sigma_monitor.sinks.courier import ATTEMPTS
+from sigma_monitor.sinks.outlet import CLOSE_SECONDS
 from sigma_monitor.sinks.wandb_alert import MERGED_SECONDS, TIMEOUTS
 
 __all__ = ["examine_tracking"]

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from sigma_monitor.completions import Completion, CompletionProbe, grouped
 from sigma_monitor.errors import InputError, described
+from sigma_monitor.generation.completions import Completion, CompletionProbe, grouped
 from sigma_monitor.integrations.harmless import agreed, harmless
 from sigma_monitor.integrations.transformers import SigmaCallback
-from sigma_monitor.options import generation_options
+from sigma_monitor.monitor.options import generation_options
 from sigma_monitor.probing import EncoderSpec, ProbeSet
 from sigma_monitor.ranks import exchanged, is_main
 from sigma_monitor.snapshot import Snapshot

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 
 from sigma_monitor.analysis.analyze import functionals
-from sigma_monitor.diversity import compression_ratio, distinct, distinct_without, repeated_share
 from sigma_monitor.errors import InputError, ZeroTraceError
+from sigma_monitor.generation.diversity import (
+    compression_ratio,
+    distinct,
+    distinct_without,
+    repeated_share,
+)
 from sigma_monitor.lineage.watched import Watched
 from sigma_monitor.snapshot import COMPRESSION, DISTINCT_1, DISTINCT_2, REPEATED
 from sigma_monitor.spectrum import (

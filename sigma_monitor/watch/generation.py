@@ -15,9 +15,9 @@ from sigma_monitor.alert import Alert, AlertKind, Status
 from sigma_monitor.detection import Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.estimate import Estimate
+from sigma_monitor.generation.writing import Writing
 from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
 from sigma_monitor.spectrum.uncertainty import jackknife_standard_error, paired_standard_error
-from sigma_monitor.writing import Writing
 
 __all__ = ["GenerationWatch", "SeriesWatch"]
 

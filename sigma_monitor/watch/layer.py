@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sigma_monitor.alert import Alert, AlertKind, Status
+from sigma_monitor.checking.measure import Measured, VectorValues
 from sigma_monitor.detection import FLOOR, Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.measure import Measured, VectorValues
 from sigma_monitor.snapshot import FLOORED, WATCHED
 from sigma_monitor.spectrum.subspace import subspace_drift
 from sigma_monitor.spectrum.uncertainty import (

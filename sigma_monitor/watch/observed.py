@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from sigma_monitor.alert import Alert, Status
+from sigma_monitor.checking.measure import Measured
 from sigma_monitor.detection import Evidence, Thresholds
-from sigma_monitor.measure import Measured
 from sigma_monitor.snapshot import FLOORED, UNCENTRED_RANK
 from sigma_monitor.watch.channel import ChannelWatch
 from sigma_monitor.watch.layer import LayerWatch

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from sigma_monitor.doctor.tracking import examine_tracking
-from sigma_monitor.outlet import CLOSE_SECONDS
+from sigma_monitor.sinks.outlet import CLOSE_SECONDS
 from sigma_monitor.sinks.wandb_alert import TIMEOUTS
 
 SECRET = "0123456789abcdef" * 2 + "01234567"  # 40 characters, as a key has

@@ -8,7 +8,7 @@ from typing import Any
 
 from sigma_monitor import SigmaMonitor
 from sigma_monitor.integrations.shared import goes_on
-from tests.observing_ranks import spread
+from tests.monitor.observing_ranks import spread
 
 STATES = ("good", "none", "torn", "torn on rank 1", "none on rank 1")
 

@@ -12,7 +12,7 @@ import torch
 
 from sigma_monitor import ProbeSet, SigmaMonitor, Snapshot, Status
 from sigma_monitor.errors import RecordError
-from sigma_monitor.options import CHANNELS
+from sigma_monitor.monitor.options import CHANNELS
 from sigma_monitor.sinks import MetricsSink, Record
 from tests.compatibility import DEMANDS, shows
 from tests.integrations.accelerate_hosts import STEPS, Kept, eager, forget_accelerators, train

@@ -15,7 +15,7 @@ from tests.compatibility import shows
 from tests.integrations import hosts, lightning_hosts
 from tests.integrations.hosts import Listener, loss_entries, record_of, sigma_entries
 from tests.integrations.models import token_rows
-from tests.observing_ranks import WIDTH, spread
+from tests.monitor.observing_ranks import WIDTH, spread
 
 ONSET, SELDOM = 8, {"every": 100, "baseline": "start"}
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from sigma_monitor.completions import grouped
 from sigma_monitor.errors import InputError
+from sigma_monitor.generation.completions import grouped
 from sigma_monitor.integrations.trl import SigmaGRPOCallback
 from sigma_monitor.probing import Writer
 from sigma_monitor.snapshot import TEXT_RANK

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigma_monitor.diversity import distinct
+from sigma_monitor.generation.diversity import distinct
 from sigma_monitor.lineage.measure import measure_rows, measure_stream, with_diversity
 from sigma_monitor.lineage.watched import Watched, ratio
 from sigma_monitor.spectrum import GramStream, spectral_summary

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from sigma_monitor.outlet import Outlet
 from sigma_monitor.sinks.base import has
 from sigma_monitor.sinks.courier import Courier
+from sigma_monitor.sinks.outlet import Outlet
 from tests.sinks.stores import Console, Jsonl, Trackio, Wandb
 from tests.snapshots import alert, observation, snapshot
 
@@ -20,7 +20,7 @@ NEWS = (("WARNING", "warn"), ("COLLAPSED", "error"), ("RECOVERED", "info"))
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
     monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 0.001)
-    monkeypatch.setattr("sigma_monitor.outlet.CLOSE_SECONDS", SOON)
+    monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", SOON)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from sigma_monitor.outlet import Outlet
 from sigma_monitor.sinks import JsonlSink
+from sigma_monitor.sinks.outlet import Outlet
 from tests.snapshots import alert, observation, snapshot
 
 HANGS = 60.0  # seconds
@@ -98,7 +98,7 @@ def test_a_lost_alert_is_told_as_soon_as_anything_comes(how):
 
 
 def test_what_was_lost_is_not_told_to_sinks_that_are_closed(monkeypatch):
-    monkeypatch.setattr("sigma_monitor.outlet.CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", 0.2)
     hanging, healthy, record = Plain(hangs=["WARNING"]), Plain(), Plain(inline=True)
     outlet = Outlet([healthy, hanging, record], None)
     outlet.alert(alert("WARNING"))

@@ -12,10 +12,10 @@ from collections import Counter
 import pytest
 
 from sigma_monitor.monitor import RECORD
-from sigma_monitor.outlet import CLOSE_SECONDS
 from sigma_monitor.sinks import WebhookSink
+from sigma_monitor.sinks.outlet import CLOSE_SECONDS
+from tests.monitor.test_monitor import Dial, Listener, run
 from tests.sinks.servers import Web, serving
-from tests.test_monitor import Dial, Listener, run
 
 A_LITTLE = 20.0  # seconds, on a busy machine; what waits for a sink takes HANGS or longer
 HANGS = 60.0
@@ -68,7 +68,7 @@ def flapping(folder, *sinks):
 def test_every_sink_gets_the_alerts_of_the_record_and_these_are_few(
     open_store, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("sigma_monitor.outlet.CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", 60.0)
     names = ("function", "wandb", "tensorboard", "trackio", "mlflow", "webhook", "apprise")
     stores = {name: open_store(name) for name in names}
     for name in ("wandb", "tensorboard", "trackio", "mlflow"):  # the battery has their rows
@@ -99,7 +99,7 @@ def test_every_sink_gets_the_alerts_of_the_record_and_these_are_few(
 def test_a_webhook_in_trouble_costs_the_training_nothing_and_its_losses_are_told(
     web, tmp_path, monkeypatch, messages, how
 ):
-    monkeypatch.setattr("sigma_monitor.outlet.CLOSE_SECONDS", SHORT)
+    monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", SHORT)
     monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", HANGS)
     web.hangs, web.status = how == "hangs", 500
     healthy = Listener()
@@ -122,7 +122,7 @@ def test_a_webhook_in_trouble_costs_the_training_nothing_and_its_losses_are_told
 
 
 def test_a_healthy_webhook_beside_one_that_hangs_loses_nothing(web, tmp_path, monkeypatch):
-    monkeypatch.setattr("sigma_monitor.outlet.CLOSE_SECONDS", SHORT)
+    monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", SHORT)
     with serving(Web()) as other:
         other.hangs = True
         collapse(tmp_path, WebhookSink(other.url(), timeout=HANGS), WebhookSink(web.url()))

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from sigma_monitor.monitor import RECORD
-from tests.test_monitor import Dial, run
+from tests.monitor.test_monitor import Dial, run
 
 
 def collapsing(folder, **options):

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from sigma_monitor.errors import InputError, SinkError
-from sigma_monitor.outlet import Outlet
 from sigma_monitor.sinks import AppriseSink, FunctionSink, JsonlSink, WebhookSink
+from sigma_monitor.sinks.outlet import Outlet
 from tests.sinks.servers import Web, serving
 from tests.snapshots import alert, snapshot
 

@@ -8,8 +8,7 @@ import signal
 import sys
 import time
 
-from sigma_monitor import outlet
-from sigma_monitor.sinks import WebhookSink
+from sigma_monitor.sinks import WebhookSink, outlet
 from tests.snapshots import alert, snapshot
 
 if __name__ == "__main__":

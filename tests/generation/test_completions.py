@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from sigma_monitor import Estimate, ProbeSet, spectral_summary
-from sigma_monitor.completions import Completion, CompletionProbe, group_diversity, grouped
 from sigma_monitor.errors import InputError
+from sigma_monitor.generation.completions import (
+    Completion,
+    CompletionProbe,
+    group_diversity,
+    grouped,
+)
 from sigma_monitor.probing.encoders import hashing_encoder
 from sigma_monitor.snapshot import TEXT_RANK
 from sigma_monitor.spectrum.uncertainty import jackknife_standard_error

@@ -14,9 +14,9 @@ from sigma_monitor.sinks import JsonlSink, MetricsSink, read_record
 from sigma_monitor.snapshot import Observation
 from tests.clock import stop_the_clock
 from tests.compatibility import shows
-from tests.observing_ranks import WIDTH, observe_on, spread
+from tests.monitor.observing_ranks import WIDTH, observe_on, spread
+from tests.monitor.test_monitor import Dial, Listener, Unshowable, no_steps, state_but_the_stop
 from tests.processes import spawned
-from tests.test_monitor import Dial, Listener, Unshowable, no_steps, state_but_the_stop
 
 
 class Hearer(Listener):
@@ -417,7 +417,7 @@ def test_ranks_that_lost_each_other_are_told_of_and_end_nothing(monkeypatch, war
 
     watching = monitor()
     watching.observe("codebook", spread(), 0)
-    monkeypatch.setattr("sigma_monitor.observing.from_main", broken)
+    monkeypatch.setattr("sigma_monitor.monitor.observing.from_main", broken)
     watching.observe("codebook", spread(), 1)
     assert "connection closed by peer" in warnings()[0]
     assert watching.observe("codebook", spread(), 2) is None
@@ -491,8 +491,8 @@ def test_seconds_are_in_the_overhead_and_not_paid_by_the_checks(monkeypatch):
     clock = stop_the_clock(monkeypatch)
     model = Dial(clock=clock, cost=0.001)
     watching = model.monitor(every=10, max_overhead=None, max_steps=40)
-    slow = "sigma_monitor.observing.measure"
-    from sigma_monitor.observing import measure
+    slow = "sigma_monitor.monitor.observing.measure"
+    from sigma_monitor.monitor.observing import measure
 
     def measured(*args, **kwargs):
         clock.advance(1.0)
@@ -514,13 +514,13 @@ def test_seconds_are_in_the_overhead_and_not_paid_by_the_checks(monkeypatch):
 def test_alone_it_knows_the_training_time_too(monkeypatch):
     clock = stop_the_clock(monkeypatch)
     watching = monitor()
-    from sigma_monitor.observing import measure
+    from sigma_monitor.monitor.observing import measure
 
     def measured(*args, **kwargs):
         clock.advance(1.0)
         return measure(*args, **kwargs)
 
-    monkeypatch.setattr("sigma_monitor.observing.measure", measured)
+    monkeypatch.setattr("sigma_monitor.monitor.observing.measure", measured)
     shares = []
     for step in range(3):
         clock.advance(3.0)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from sigma_monitor import ProbeSet, SigmaMonitor, Status, instrument
+from sigma_monitor import ProbeSet, SigmaMonitor, Status
+from sigma_monitor.checking import instrument
 from sigma_monitor.errors import InputError, ProbeError, RecordError
 from sigma_monitor.monitor import RECORD
-from sigma_monitor.options import CHANNELS
+from sigma_monitor.monitor.options import CHANNELS
 from sigma_monitor.sinks import read_record
 from tests.clock import stop_the_clock
 from tests.compatibility import shows

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from sigma_monitor import ProbeSet, SigmaMonitor, Status, spectral_summary
-from sigma_monitor import measure as measure_module
-from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
+from sigma_monitor.checking import measure as measure_module
+from sigma_monitor.checking.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Rows
 from sigma_monitor.snapshot import WATCHED
 from sigma_monitor.spectrum import cost

@@ -7,7 +7,8 @@ import json
 import torch
 from torch import nn
 
-from sigma_monitor import ProbeSet, SigmaMonitor, instrument
+from sigma_monitor import ProbeSet, SigmaMonitor
+from sigma_monitor.checking import instrument
 from sigma_monitor.spectrum import cost
 
 STEPS = 3

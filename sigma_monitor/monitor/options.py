@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeGuard
 from sigma_monitor.alert import Alert
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
-from sigma_monitor.outlet import SinkSpec
 from sigma_monitor.reference import Reference
 from sigma_monitor.sinks import FunctionSink, Sink
+from sigma_monitor.sinks.outlet import SinkSpec
 from sigma_monitor.snapshot import is_plain_name
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
 from sigma_monitor.watch import LOSS_RULE, checked_limits

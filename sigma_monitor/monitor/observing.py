@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from sigma_monitor.alert import Alert, Status
-from sigma_monitor.cadence import Cadence
+from sigma_monitor.checking.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError, described, traced
-from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
-from sigma_monitor.options import shown, whole_step
-from sigma_monitor.outlet import Outlet
+from sigma_monitor.monitor.cadence import Cadence
+from sigma_monitor.monitor.options import shown, whole_step
+from sigma_monitor.monitor.stop import OnResume, StopRule
 from sigma_monitor.probing import Rows
 from sigma_monitor.ranks import from_main
+from sigma_monitor.sinks.outlet import Outlet
 from sigma_monitor.snapshot import FLOORED, NAME, RESERVED, Observation, is_plain_name, metric_name
 from sigma_monitor.spectrum import Method
-from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import ObservedWatch
 
 __all__ = ["Observer", "ObserverOptions"]

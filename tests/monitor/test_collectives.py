@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.collective_ranks import NAN_AT, ONSET, RAISES_AT, STEPS, work
+from tests.monitor.collective_ranks import NAN_AT, ONSET, RAISES_AT, STEPS, work
 from tests.processes import spawned
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.agreement_ranks import STEPS, agree
+from tests.monitor.agreement_ranks import STEPS, agree
 from tests.processes import spawned
 
 

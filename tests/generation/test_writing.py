@@ -11,16 +11,16 @@ from scipy import stats
 from torch import nn
 
 from sigma_monitor import ProbeSet, spectral_summary
-from sigma_monitor.diversity import (
+from sigma_monitor.errors import InputError, ProbeError
+from sigma_monitor.generation.diversity import (
     compression_ratio,
     distinct,
     distinct_without,
     repeated_share,
 )
-from sigma_monitor.errors import InputError, ProbeError
+from sigma_monitor.generation.writing import WritingProbe, measure_writing
 from sigma_monitor.probing import Continuations, Encoder
 from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
-from sigma_monitor.writing import WritingProbe, measure_writing
 
 RIDGE = 1e-3
 
@@ -315,7 +315,7 @@ def test_an_encoder_is_found_at_the_first_writing_and_kept_until_a_new_run(monke
         made.append((spec, model))
         return Encoder(f"made-{len(made)}", lambda texts: torch.eye(4))
 
-    monkeypatch.setattr("sigma_monitor.writing.find_encoder", find)
+    monkeypatch.setattr("sigma_monitor.generation.writing.find_encoder", find)
     probe = script_probe(encoder="start")
     assert made == []
     model = Script(TEXTS, 4)

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigma_monitor.diversity import distinct
 from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.estimate import Estimate
+from sigma_monitor.generation.diversity import distinct
+from sigma_monitor.generation.writing import TextProbe, Writing, mean_over, measure_texts
 from sigma_monitor.probing import EncoderSpec, ProbeSet
 from sigma_monitor.probing.guard import untouched
 from sigma_monitor.snapshot import GROUP_DISTINCT_2, GROUP_RANK, GROUP_UNIQUE, TEXT_RANK
 from sigma_monitor.spectrum import Gram, summarize
-from sigma_monitor.writing import TextProbe, Writing, mean_over, measure_texts
 
 __all__ = ["Completion", "CompletionProbe", "group_diversity", "grouped"]
 

@@ -11,7 +11,7 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.probing import TokenLosses
 from tests.clock import stop_the_clock
-from tests.test_monitor import WIDTH, Dial, Listener, run
+from tests.monitor.test_monitor import WIDTH, Dial, Listener, run
 
 ONSET = 10
 STOPPED = ONSET + 2 + 4  # the median of 5 checks is down, on 5 in a row

@@ -23,8 +23,8 @@ from tests.compatibility import shows
 from tests.integrations.bitwise import differences, remains
 from tests.integrations.hosts import eager, make_trainer, record_of
 from tests.integrations.models import Letters
+from tests.monitor.test_monitor import Listener
 from tests.probing.models import padded, tiny, token_ids
-from tests.test_monitor import Listener
 
 PROBES = ProbeSet.from_tensors({"input_ids": token_ids(16, 24)})
 WRITES = {"every": 3, "new_tokens": 8, "examples": 12}

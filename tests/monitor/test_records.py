@@ -6,7 +6,7 @@ import json
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.sinks import MetricsSink, read_record
 from sigma_monitor.snapshot import SCHEMA
-from tests.test_monitor import Dial, run
+from tests.monitor.test_monitor import Dial, run
 
 
 def events(path):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sigma_monitor import ProbeSet, SigmaMonitor
-from sigma_monitor.cadence import Cadence
 from sigma_monitor.errors import InputError
+from sigma_monitor.monitor.cadence import Cadence
 from tests.clock import stop_the_clock
 
 BUDGET = 0.01

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 
 from sigma_monitor.alert import Alert
+from sigma_monitor.checking.instrument import Instrument
 from sigma_monitor.errors import described
-from sigma_monitor.instrument import Instrument
-from sigma_monitor.writing import Writing
+from sigma_monitor.generation.writing import Writing
 
 __all__ = ["Quoting"]
 

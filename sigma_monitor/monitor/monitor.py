@@ -14,14 +14,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sigma_monitor.alert import Alert, Status
-from sigma_monitor.cadence import Cadence
+from sigma_monitor.checking.instrument import Check, Instrument, synchronise
+from sigma_monitor.checking.measure import Measured
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError, RecordError, described, traced
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.instrument import Check, Instrument, synchronise
-from sigma_monitor.measure import Measured
-from sigma_monitor.observing import Observer, ObserverOptions
-from sigma_monitor.options import (
+from sigma_monitor.generation.writing import Writing, WritingProbe
+from sigma_monitor.monitor.cadence import Cadence
+from sigma_monitor.monitor.observing import Observer, ObserverOptions
+from sigma_monitor.monitor.options import (
     check_choices,
     check_name,
     check_output_dir,
@@ -33,20 +34,19 @@ from sigma_monitor.options import (
     stop_limits,
     whole_step,
 )
-from sigma_monitor.outlet import RECORD, Outlet, SinkSpec
+from sigma_monitor.monitor.quoting import Quoting
+from sigma_monitor.monitor.stop import OnResume, StopRule
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
-from sigma_monitor.quoting import Quoting
 from sigma_monitor.ranks import failed, from_main, is_main, meet
 from sigma_monitor.reference import BEGINNING, END, Reference
 from sigma_monitor.sinks import Sink
+from sigma_monitor.sinks.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
-from sigma_monitor.stop import OnResume, StopRule
 from sigma_monitor.watch import RunWatch, WatchOptions
-from sigma_monitor.writing import Writing, WritingProbe
 
 __all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sigma_monitor import spectral_summary
-from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
+from sigma_monitor.checking.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Rows
 from sigma_monitor.probing.pooling import pool
 from sigma_monitor.spectrum.randomized import DEFLATED

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from sigma_monitor.checking.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.errors import InputError, described
-from sigma_monitor.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
+from sigma_monitor.generation.writing import TextProbe, Writing
 from sigma_monitor.probing import Probe, ProbeSet, Reading, TokenLosses
 from sigma_monitor.ranks import failed, from_main, is_main, meet, rank_and_size
 from sigma_monitor.spectrum.cost import adopt_rates, is_large, rates
 from sigma_monitor.spectrum.summary import Method
-from sigma_monitor.writing import TextProbe, Writing
 
 __all__ = ["Check", "Instrument", "synchronise"]
 

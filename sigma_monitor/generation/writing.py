@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sigma_monitor.diversity import compression_ratio, distinct, repeated_share
 from sigma_monitor.errors import InputError, ZeroTraceError
 from sigma_monitor.estimate import Estimate
+from sigma_monitor.generation.diversity import compression_ratio, distinct, repeated_share
 from sigma_monitor.probing import (
     Continuations,
     Encoder,
