@@ -25,9 +25,9 @@ class Watched:
 def ratio(before: Watched, after: Watched, confidence: float) -> Estimate | None:
     """`after` over `before`.
 
-    The interval is a jackknife of the logarithm, example by example: it says how far the ratio
-    would move with other documents of the same two generations. It is unbounded where a value
-    without some example is not positive.
+    The interval is Fieller's, with jackknife errors, example by example: it says how far the ratio
+    would move with other documents of the same two generations. It has no upper end where `before`
+    itself could be 0 by these errors.
 
     Args:
         before: Of the reference.
@@ -43,11 +43,31 @@ def ratio(before: Watched, after: Watched, confidence: float) -> Estimate | None
     quotient = after.value / before.value
     if before.without is None or after.without is None or quotient == 0:
         return Estimate.exact(quotient)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        old, new = np.log(before.without), np.log(after.without)
-        changes = new - old
-    if not np.isfinite(changes).all():
-        return Estimate(quotient, 0.0, math.inf, "sampling")
-    half = half_width(paired_standard_error(old, new), len(old), confidence)
-    factor = math.exp(min(half, 700.0))
-    return Estimate(quotient, quotient / factor, quotient * factor, "sampling")
+    old, new = before.without / before.value, after.without / before.value
+    return Estimate(quotient, *_fieller(quotient, old, new, confidence), "sampling")
+
+
+def _fieller(
+    quotient: float, old: NDArray[np.float64], new: NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """All r of which `new − r old` could be 0 (Fieller 1954): `(q − r)² ≤ t² var(new − r old)`.
+
+    Neither value need be nearly normal in its logarithm, as a jackknife of log q has it: where one
+    example holds nearly all of a value, its logarithm without that example has no bound.
+
+    Args:
+        quotient: q.
+        old: (n,) the reference without each example, in units of the reference.
+        new: (n,) the generation likewise, in the same units.
+        confidence: Of the interval.
+    """
+    n = len(old)
+    errors = half_width(1.0, n, confidence) ** 2 * (n - 1) * np.cov(old, new, bias=True)  # (2, 2)
+    of_old, of_both = float(errors[0, 0]), float(errors[0, 1])
+    if of_old >= 1:
+        return 0.0, math.inf
+    # As one difference, which is exactly 0 of a generation and itself.
+    of_change = half_width(paired_standard_error(quotient * old, new), n, confidence) ** 2
+    root = math.sqrt(max(0.0, of_change - float(np.linalg.det(errors))))
+    middle = quotient - of_both
+    return max(0.0, (middle - root) / (1 - of_old)), (middle + root) / (1 - of_old)

@@ -25,10 +25,10 @@ class MomentsWithout:
 
     @property
     def participation_ratio(self) -> NDArray[np.float64]:
-        """(examples,) (tr G)²/tr G²; NaN where nothing is left."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio: NDArray[np.float64] = self.trace**2 / self.square
-        return ratio
+        """(examples,) (tr G)²/tr G²; 1, its least value, where rounding is all that is left."""
+        rounding = np.finfo(np.float64).eps * self.total**2
+        ratio: NDArray[np.float64] = self.trace**2 / np.maximum(self.square, rounding)
+        return np.maximum(ratio, 1.0)
 
 
 def moments_without(gram: Gram, *, center: bool, groups: Tensor | None = None) -> MomentsWithout:

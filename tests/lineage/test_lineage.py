@@ -110,6 +110,27 @@ def test_completions_that_grow_alike_are_flagged_however_varied_the_prompts_are(
     assert "within_share" in {finding.measure for finding in last.findings}
 
 
+@pytest.mark.parametrize("weak", [0.0, 1e-9])
+@pytest.mark.parametrize("varied", [0, 1, 2])
+def test_prompts_that_collapse_are_flagged_however_few_still_vary(varied, weak):
+    """Within a prompt: without the one that varies nothing is left, or next to nothing."""
+    prompts, each = 30, 3
+    generator = np.random.default_rng(0)
+    means = np.repeat(generator.standard_normal((prompts, FEATURES)), each, axis=0)
+    healthy = [generator.standard_normal((prompts * each, FEATURES)) for _ in range(2)]
+    strength = np.full(prompts, weak)
+    strength[:varied] = [1, 0.01][:varied]
+    lineage = Lineage()
+    names = [f"prompt {i // each}" for i in range(prompts * each)]
+    for number, factor in enumerate((np.ones(prompts), strength)):
+        made = means + np.repeat(factor, each)[:, None] * healthy[number]
+        lineage.add_embeddings(number, made, names)
+        lineage.add_embeddings(number, means + healthy[0], names, control=True)
+    first, last = lineage.verdicts()
+    assert first.findings == ()
+    assert ("within_share", Status.COLLAPSED) in {(f.measure, f.status) for f in last.findings}
+
+
 def test_a_stream_of_all_has_the_values_of_an_index_set_of_all():
     kept = lineage_of(400, 30, control=[400, 400]).report()
     streamed = lineage_of(400, 30, control=[400, 400], sample="all").report()

@@ -118,14 +118,24 @@ def test_length_is_not_variety():
     assert (short.diversity["words"], long.diversity["words"]) == (128, 256)
 
 
-def test_a_ratio_has_the_paired_interval_of_its_logarithm():
-    before = Watched(4.0, np.array([3.9, 4.1, 4.0, 4.2]))
-    after = Watched(2.0, np.array([1.9, 2.1, 2.0, 2.05]))
+@pytest.mark.parametrize("spread", [1e-3, 0.1, 0.4])
+def test_at_the_ends_of_a_ratio_the_difference_is_its_error_from_zero(spread):
+    before = Watched(4.0, 4 + spread * np.array([-1.0, 1.0, 0.0, 2.0]))
+    after = Watched(2.0, 2 + spread * np.array([-1.0, 1.5, 0.0, 0.5]))
     found = ratio(before, after, 0.9)
-    changes = np.log(after.without) - np.log(before.without)
-    half = half_width(jackknife_standard_error(changes), 4, 0.9)
     assert (found.value, found.kind) == (0.5, "sampling")
-    assert (found.low, found.high) == pytest.approx((0.5 * np.exp(-half), 0.5 * np.exp(half)))
+    assert found.low < 0.5 < found.high
+    for end in (found.low, found.high):
+        error = jackknife_standard_error(after.without - end * before.without)
+        assert abs(2 - end * 4) == pytest.approx(half_width(error, 4, 0.9), rel=1e-9)
+
+
+def test_a_generation_and_itself_have_a_ratio_without_error():
+    some = Watched(4.0, 4 + rows()[:, 0].numpy() / N)
+    found = ratio(some, some, 0.95)
+    assert found.value == 1
+    # The root of a determinant that is 0 to rounding.
+    assert (found.low, found.high) == pytest.approx((1, 1), abs=1e-7)
 
 
 def test_a_ratio_where_there_is_no_interval():
@@ -133,5 +143,23 @@ def test_a_ratio_where_there_is_no_interval():
     assert ratio(some, none, 0.95).kind == "exact"
     assert ratio(some, Watched(0.0, np.zeros(3)), 0.95).value == 0
     assert ratio(Watched(0.0, np.zeros(3)), some, 0.95) is None
-    unbounded = ratio(some, Watched(1.0, np.array([0.0, 1.0, 1.0])), 0.95)
+    unbounded = ratio(Watched(1.0, np.array([0.0, 1.0, 1.0])), some, 0.95)
     assert (unbounded.low, unbounded.high) == (0, np.inf)
+
+
+def varied(generator, share, prompts=30):
+    """The share within prompts of which so many vary at all, whatever they are about."""
+    within = generator.exponential(size=prompts) * (generator.random(prompts) < share)
+    energy = within + generator.exponential(size=prompts) + 0.5
+    left = (within.sum() - within) / (energy.sum() - energy)
+    return Watched(within.sum() / energy.sum(), left)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
+def test_healthy_pairs_are_far_apart_no_more_often_than_the_confidence_says(share):
+    generator = np.random.default_rng(0)
+    ratios = [ratio(varied(generator, share), varied(generator, share), 0.95) for _ in range(400)]
+    ratios = [one for one in ratios if one is not None and one.value > 0]
+    apart = sum(one.high < 1 or one.low > 1 for one in ratios)
+    # Binomial(400, 0.05): sd 4.4. The jackknife of the quotient itself has 50 at a share of 0.1.
+    assert apart < 20 + 3 * 4.4

@@ -50,5 +50,6 @@ def test_rows_that_are_equal_but_for_one_leave_nothing_without_it():
     rows[2, 0] = 2
     found = moments_without(Gram.from_embeddings(rows), center=True)
     assert found.trace[2] == pytest.approx(0, abs=1e-15)
+    assert found.participation_ratio == pytest.approx(1, rel=1e-12)
     with pytest.raises(ZeroTraceError):
         moments_without(Gram.from_embeddings(torch.ones(5, 3)), center=True)
