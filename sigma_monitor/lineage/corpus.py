@@ -87,6 +87,11 @@ def open_corpus(argument: str, *, text_key: str = "text", prompt_key: str | None
             f"{argument}: embeddings have no key {prompt_key!r}. Pass no prompt key, or prompts "
             "to Lineage.add_embeddings."
         )
+    stored = argument.rpartition(":")[0]
+    if not suffixes and Path(stored).suffix.lower() in _DOCUMENTS:
+        raise InputError(
+            f"{argument}: FILE:name is of arrays. Pass {stored}, and --text-key for its texts."
+        )
     arrays = [_one_array(str(path)) for path in files] if suffixes else [_one_array(argument)]
     return Corpus(argument, tuple(files), tuple(arrays), text_key, None)
 
@@ -189,8 +194,9 @@ def _parquet(path: Path, keys: list[str]) -> Iterator[list[str]]:
                     where = f"{path}, row {number}"
                     yield [_text(where, record, key) for key in keys]
     except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
+        cause = str(error).rstrip(".")
         raise InputError(
-            f"{path}: it cannot be read as Parquet: {error}. Write it anew."
+            f"{path}: it cannot be read as Parquet: {cause}. Write it anew."
         ) from error
 
 

@@ -65,7 +65,7 @@ def test_parquet_without_its_library_names_the_extra(tmp_path, monkeypatch):
 def test_a_broken_parquet_is_refused(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and not much more")
-    with pytest.raises(InputError, match=r"a\.parquet: it cannot be read as Parquet"):
+    with pytest.raises(InputError, match=r"a\.parquet: it cannot be read as Parquet: .*[^.]\. Wr"):
         read(tmp_path / "a.parquet")
 
 
@@ -124,6 +124,7 @@ def test_what_cannot_be_read_is_named_with_its_line(data, said, tmp_path):
         ("notes.md", {}, "suffix '.md' are not read"),
         ("mixed/b.txt", {"prompt_key": "p"}, "lines of text have no key 'p'"),
         ("rows.npy", {"prompt_key": "p"}, "embeddings have no key 'p'"),
+        ("mixed/a.jsonl:text", {}, "FILE:name is of arrays. Pass mixed/a.jsonl, and --text-key"),
     ],
 )
 def test_what_is_no_corpus_is_refused(argument, keys, said, tmp_path, monkeypatch):
