@@ -324,10 +324,10 @@ class Lineage:
         if number in place:
             raise InputError(f"{name} was added before: give each its own number.")
         found = read(name)
+        measured = self._measured(name, found)
+        self._reader.keep(name, found)
         sample = found.sample
-        place[number] = _Added(
-            name, source, sample.documents, len(sample.chosen), self._measured(name, found)
-        )
+        place[number] = _Added(name, source, sample.documents, len(sample.chosen), measured)
 
     def _measured(self, name: str, read: Read) -> Measurement:
         groups = read.sample.groups

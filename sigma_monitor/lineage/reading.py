@@ -85,8 +85,9 @@ class Reader:
 
     @property
     def encoder(self) -> str:
-        """Name of the encoder, once something was read."""
-        return _GIVEN if self._embedder is None else self._embedder.name
+        """Name of the encoder, once something was kept."""
+        texts = self._first is not None and self._first.texts
+        return self._embedder.name if texts and self._embedder is not None else _GIVEN
 
     def texts(self, name: str, documents: Iterator[tuple[str, str | None]]) -> Read:
         """A generation of documents with their prompts; a collective.
@@ -107,7 +108,7 @@ class Reader:
         agree((sample.documents, sample.prompts, _digest(sample.contents)), "documents")
         with _of(name):
             rows = embed_shared(embedder, sample.contents) if stream is None else _pooled(stream)
-        return self._kept(name, Read(sample, rows, sample.contents))
+        return Read(sample, rows, sample.contents)
 
     def embeddings(self, name: str, rows: Any, prompts: Iterable[str] | None) -> Read:
         """A generation of embeddings, whole or in parts; a collective.
@@ -137,7 +138,18 @@ class Reader:
         agree((sample.documents, sample.prompts), "embeddings")
         with _of(name):
             found = found if isinstance(found, Tensor) else _pooled(found)
-        return self._kept(name, Read(sample, found, None))
+        return Read(sample, found, None)
+
+    def keep(self, name: str, read: Read) -> None:
+        """What was read can be used: later generations must compare with the first of these.
+
+        Args:
+            name: Of the generation, for messages.
+            read: What `texts` or `embeddings` gave.
+        """
+        self._first = self._first or _First(
+            name, read.sample, read.features, read.texts is not None
+        )
 
     def _text_sample(
         self,
@@ -189,12 +201,6 @@ class Reader:
 
     def _stream(self, features: int) -> GramStream:
         return GramStream(features, device=device_of_group())
-
-    def _kept(self, name: str, read: Read) -> Read:
-        self._first = self._first or _First(
-            name, read.sample, read.features, read.texts is not None
-        )
-        return read
 
 
 @contextmanager

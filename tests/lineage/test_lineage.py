@@ -11,7 +11,7 @@ import torch
 
 from sigma_monitor import Lineage, Status, spectral_drift, spectral_summary
 from sigma_monitor.errors import InputError
-from tests.lineage.documents import FEATURES, broken, digits, documents
+from tests.lineage.documents import FEATURES, broken, digits, documents, letters
 
 N = 60
 
@@ -250,6 +250,44 @@ def test_rows_that_are_not_finite_are_refused_with_their_generation():
         lineage.add_embeddings(1, rows)
     with pytest.raises(InputError, match="broken gave NaN or infinity"):
         Lineage(broken).add(0, documents(N))
+
+
+REFUSED = {
+    "an encoder that gives no number": lambda x: x.add(0, ["two"] * 3 + documents(N)),
+    "embeddings that are infinite": lambda x: x.add_embeddings(0, np.full((N, 4), np.inf)),
+    "too few rows for the tracks": lambda x: x.add_embeddings(0, np.ones((FEATURES, FEATURES))),
+    "too few texts for the tracks": lambda x: x.add(0, documents(FEATURES)),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("good", [(0, 1), (5, 6)])
+def test_a_generation_that_was_refused_leaves_no_trace(refused, good, tmp_path):
+    def encoder(texts):
+        rows = digits(texts)
+        rows[["two" in text.split() for text in texts]] = np.nan
+        return rows
+
+    reports = []
+    for first in (None, refused):
+        lineage = Lineage(encoder, preset="paper", cache=tmp_path / str(first is None))
+        if first is not None:
+            with pytest.raises(InputError):
+                first(lineage)
+            with pytest.raises(InputError, match="has no generation"):
+                lineage.report()
+        for number in good:
+            lineage.add(number, documents(N, seed=number))
+        reports.append(lineage.report().to_dict())
+    assert reports[0] == reports[1]
+
+
+def test_texts_that_were_refused_leave_no_encoder_to_embeddings():
+    lineage = Lineage(digits, preset="paper")
+    with pytest.raises(InputError, match="more rows than features"):
+        lineage.add(0, documents(FEATURES))
+    lineage.add_embeddings(0, letters(documents(N)))
+    assert lineage.report().encoder == "given embeddings"
 
 
 def test_a_lineage_of_nothing_has_no_verdict():
