@@ -45,6 +45,7 @@ __all__ = [
     "Measurement",
     "measure_rows",
     "measure_stream",
+    "turned",
     "unit_rows",
     "with_diversity",
     "with_tracks",
@@ -138,7 +139,7 @@ def measure_rows(rows: Tensor, groups: Tensor | None, *, confidence: float) -> M
         uncentred=_summary(gram, groups, confidence, center=False),
         watched=watched,
         directions=_directions(rows),
-        noise=_drift(halves[0], halves[1]),
+        noise=turned(halves[0], halves[1]),
         within=within,
         between=between,
     )
@@ -160,6 +161,18 @@ def measure_stream(stream: GramStream, *, confidence: float) -> Measurement:
     }
     directions = decompose(stream, center=True).vectors[:, :_DIRECTIONS].T.contiguous()
     return Measurement(stream.n, stream.m, centred, uncentred, watched, directions.cpu())
+
+
+def turned(one: Tensor | None, two: Tensor | None) -> float | None:
+    """Subspace drift from (k, m) directions to others; None where it would say nothing.
+
+    That is where the numbers of directions differ, since angles then only say how far the one space
+    lies within the other (Ye and Lim 2016): of directions that were lost they say 0. So do they
+    where the directions are all there are.
+    """
+    if one is None or two is None or len(one) != len(two) or len(one) == one.shape[1]:
+        return None
+    return subspace_drift(one, two)
 
 
 def with_diversity(
@@ -255,10 +268,6 @@ def _directions(rows: Tensor) -> Tensor | None:
     except ZeroTraceError:
         return None
     return leading_directions(gram, _DIRECTIONS)
-
-
-def _drift(one: Tensor | None, two: Tensor | None) -> float | None:
-    return None if one is None or two is None else subspace_drift(one, two)
 
 
 def _packed(summary: SpectralSummary | None) -> dict[str, Any] | None:

@@ -14,11 +14,11 @@ from sigma_monitor.lineage.measure import (
     PARTICIPATION_RATIO,
     WITHIN_SHARE,
     Measurement,
+    turned,
 )
 from sigma_monitor.lineage.watched import ratio
 from sigma_monitor.snapshot import DISTINCT_2
 from sigma_monitor.spectrum import spectral_drift
-from sigma_monitor.spectrum.subspace import subspace_drift
 
 __all__ = ["LOG_DET", "MEASURES", "Finding", "Limits", "ReferenceKind", "Verdict", "judge"]
 
@@ -75,7 +75,7 @@ class Verdict:
     reference: ReferenceKind
     ratios: Mapping[str, Estimate]  # of what is watched, to the reference
     changes: Mapping[str, Estimate]  # since the reference, in nats
-    subspace_drift: float | None  # of the leading directions, 0 to 1; it raises nothing
+    subspace_drift: float | None  # of the leading directions, 0 to 1, or None; raises nothing
     findings: tuple[Finding, ...]
     text: str  # all of it in a sentence
 
@@ -127,14 +127,12 @@ def judge(
         if (finding := _finding(name, estimate, limits)) is not None
     )
     status = max((finding.status for finding in findings), default=Status.HEALTHY)
-    turned = None
-    if found.directions is not None and before.directions is not None:
-        turned = subspace_drift(before.directions, found.directions)
+    drift = turned(before.directions, found.directions)
     changes = {}
     if found.centred is not None and before.centred is not None:
         changes[LOG_DET] = spectral_drift(before.centred, found.centred).log_det_per_dim
     text = _sentence(generation, status, findings, ratios, reference)
-    return Verdict(generation, status, reference, ratios, changes, turned, findings, text)
+    return Verdict(generation, status, reference, ratios, changes, drift, findings, text)
 
 
 def _finding(name: str, estimate: Estimate, limits: Limits) -> Finding | None:

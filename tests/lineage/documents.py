@@ -25,6 +25,11 @@ def digits(texts):
     return np.array([list(h) for h in hashes], dtype=float).reshape(-1, FEATURES) / 255
 
 
+def wide(texts):
+    """(n, 12) such numbers."""
+    return np.hstack([digits(texts), digits([f"{text}." for text in texts])])
+
+
 def letters(texts):
     """(n, 6) numbers of letters."""
     return np.array([[text.count(letter) for letter in "abcdef"] for text in texts], dtype=float)

@@ -11,7 +11,7 @@ import torch
 
 from sigma_monitor import Lineage, Status, spectral_drift, spectral_summary
 from sigma_monitor.errors import InputError
-from tests.lineage.documents import FEATURES, broken, digits, documents, letters
+from tests.lineage.documents import FEATURES, broken, digits, documents, letters, wide
 
 N = 60
 
@@ -69,7 +69,7 @@ def test_a_reference_without_a_spectrum_is_refused():
 
 
 def test_without_a_control_the_first_is_the_reference_and_a_note_warns():
-    report = lineage_of(400, 3).report()
+    report = lineage_of(400, 3, encoder=wide).report()
     assert report.verdicts[0].ratios["effective_rank"].value == 1
     assert report.verdicts[0].subspace_drift == pytest.approx(0, abs=1e-12)
     assert "such alarms are unreliable" in report.notes[0]
@@ -132,8 +132,8 @@ def test_prompts_that_collapse_are_flagged_however_few_still_vary(varied, weak):
 
 
 def test_a_stream_of_all_has_the_values_of_an_index_set_of_all():
-    kept = lineage_of(400, 30, control=[400, 400]).report()
-    streamed = lineage_of(400, 30, control=[400, 400], sample="all").report()
+    kept = lineage_of(400, 30, control=[400, 400], encoder=wide).report()
+    streamed = lineage_of(400, 30, control=[400, 400], encoder=wide, sample="all").report()
     assert streamed.sampled == "all"
     assert "spectra have no intervals" in streamed.notes[0]
     for one, other in zip(kept.verdicts, streamed.verdicts, strict=True):
@@ -145,9 +145,9 @@ def test_a_stream_of_all_has_the_values_of_an_index_set_of_all():
 
 def test_embeddings_are_measured_as_the_texts_they_are_of():
     texts = [documents(N, vocabulary=v, seed=s) for s, v in enumerate((400, 30))]
-    from_texts, from_rows = Lineage(digits, sample=40), Lineage(sample=40)
+    from_texts, from_rows = Lineage(wide, sample=40), Lineage(sample=40)
     for number, these in enumerate(texts):
-        rows = digits(these)
+        rows = wide(these)
         from_texts.add(number, these)
         from_rows.add_embeddings(number, rows if number else [rows[:7], torch.tensor(rows[7:])])
     for one, other in zip(from_texts.verdicts(), from_rows.verdicts(), strict=True):
@@ -288,6 +288,24 @@ def test_texts_that_were_refused_leave_no_encoder_to_embeddings():
         lineage.add(0, documents(FEATURES))
     lineage.add_embeddings(0, letters(documents(N)))
     assert lineage.report().encoder == "given embeddings"
+
+
+def turn_of(one, other):
+    lineage = Lineage()
+    for number, rows in enumerate((one, other)):
+        lineage.add_embeddings(number, rows)
+    return lineage.verdicts()[1].subspace_drift
+
+
+def test_directions_are_compared_where_there_are_as_many_and_others_beside():
+    rows = np.random.default_rng(0).standard_normal((N, 20))
+    assert turn_of(rows, rows) == pytest.approx(0, abs=1e-12)
+    assert turn_of(rows, rows @ np.roll(np.eye(20), 9, axis=0)) > 0.2
+    few = rows * (np.arange(20) < 3)  # three directions, all of them among any eight others
+    assert turn_of(few, few) == pytest.approx(0, abs=1e-12)
+    assert turn_of(rows, few) is None
+    assert turn_of(few, rows) is None
+    assert turn_of(rows[:, :8], rows[:, :8] ** 3) is None  # all there are
 
 
 def test_a_lineage_of_nothing_has_no_verdict():
