@@ -35,9 +35,9 @@ _UNRELIABLE = (
     "add_control)."
 )
 _NO_INTERVALS = (
-    "All documents were streamed and none kept: spectra have no intervals, and limits alone decide."
+    "All documents were streamed and no embedding kept: spectra have no intervals, and limits "
+    "alone decide on them."
 )
-
 
 _NOTHING_UNOBSERVED = (
     "All documents are in the index set: Track I bounds nothing (beta = 0) and drifts as Track II. "
@@ -79,7 +79,8 @@ class Lineage:
             model, or a callable `list of n texts -> (n, m)`.
         sample: Documents of the index set, all where a generation has fewer. Or `"all"`: the
             product of all embeddings is accumulated and no row is kept, so that spectra have no
-            intervals and there is nothing by prompt; diversity is of 2,000 documents.
+            intervals and there is nothing by prompt; diversity is of 2,000 documents, chosen one by
+            one.
         preset: `"paper"`: rows of unit length, and SIGMA's tracks with δ = 1e-3 and ρ = 1.
         seed: Of the index set.
         cache: Folder for embeddings, which are found again by the content of the documents.
@@ -343,7 +344,7 @@ class Lineage:
             raise InputError(f"{name}: {error}") from error
         if read.texts is None:
             return found
-        return with_diversity(found, read.texts, groups, kept=not self._streams)
+        return with_diversity(found, read.texts, groups)
 
 
 def _packed(lineage: Mapping[int, _Added]) -> tuple[Generation, ...]:

@@ -175,16 +175,13 @@ def turned(one: Tensor | None, two: Tensor | None) -> float | None:
     return subspace_drift(one, two)
 
 
-def with_diversity(
-    found: Measurement, texts: Sequence[str], groups: Tensor | None, *, kept: bool
-) -> Measurement:
+def with_diversity(found: Measurement, texts: Sequence[str], groups: Tensor | None) -> Measurement:
     """`found` with how varied these texts are, without any model.
 
     Args:
         found: What is known of the generation.
         texts: Of the index set.
-        groups: (texts,) prompt of each.
-        kept: Whether the spectra are of the same documents, so that intervals pair with theirs.
+        groups: (texts,) prompt of each; None where it is documents that intervals are over.
     """
     words = [text.split()[:WORDS] for text in texts]
     diversity = {
@@ -196,7 +193,7 @@ def with_diversity(
         MEAN_WORDS: sum(len(text.split()) for text in texts) / len(texts),
     }
     without = distinct_without(words, 2, None if groups is None else groups.tolist())
-    watched = {DISTINCT_2: Watched(diversity[DISTINCT_2], np.asarray(without) if kept else None)}
+    watched = {DISTINCT_2: Watched(diversity[DISTINCT_2], np.asarray(without))}
     return replace(found, diversity=diversity, watched={**found.watched, **watched})
 
 

@@ -63,7 +63,7 @@ class Reader:
     Args:
         encoder: See `Embedder`; it is built when the first text comes.
         size: Documents of the index set; `"all"`: the spectra are of all documents, of which
-            nothing is kept, and 2,000 are chosen for their diversity.
+            nothing is kept, and 2,000 are chosen for their diversity, whatever their prompts.
         seed: Of the index set.
         cache: See `Embedder`.
     """
@@ -125,9 +125,10 @@ class Reader:
         def read() -> tuple[Sample[int], Tensor | GramStream]:
             self._check_kind(name, texts=False)
             parts = self._parts(name, rows)
-            index: IndexSet[int] = IndexSet(self._size, self._seed)
-            for number, prompt in paired(range(sum(map(len, parts))), prompts):
-                index.offer(number, prompt)
+            index: IndexSet[int] = self._index()
+            with _of(name):
+                for number, prompt in paired(range(sum(map(len, parts))), prompts):
+                    index.offer(number, prompt)
             sample = self._matching(name, index.sample(name))
             with _of(name):
                 if not self._streams:
@@ -159,15 +160,18 @@ class Reader:
         stream: GramStream | None,
     ) -> Sample[str]:
         """The index set; what goes by is embedded into `stream`, where there is one."""
-        index: IndexSet[str] = IndexSet(self._size, self._seed)
+        index: IndexSet[str] = self._index()
         for number, chunk in enumerate(iter(lambda: list(islice(documents, CHUNK)), [])):
-            for text, prompt in chunk:
-                _check_text(name, text, prompt)
-                index.offer(text, prompt)
-            if stream is not None and is_own(number):
-                with _of(name):
+            with _of(name):
+                for text, prompt in chunk:
+                    _check_text(text, prompt)
+                    index.offer(text, prompt)
+                if stream is not None and is_own(number):
                     stream.update(embedder.embed([text for text, _ in chunk]))
         return self._matching(name, index.sample(name))
+
+    def _index(self) -> IndexSet[Any]:
+        return IndexSet(self._size, self._seed, whole_prompts=not self._streams)
 
     def _check_kind(self, name: str, *, texts: bool) -> None:
         if self._first is not None and self._first.texts != texts:
@@ -212,15 +216,15 @@ def _of(name: str) -> Iterator[None]:
         raise InputError(f"{name}: {error}") from error
 
 
-def _check_text(name: str, text: Any, prompt: Any) -> None:
+def _check_text(text: Any, prompt: Any) -> None:
     for what, value in (("document", text), ("prompt", "" if prompt is None else prompt)):
         if not isinstance(value, str):
-            raise InputError(f"{name}: {value!r} is a {what} that is no text. Pass texts.")
+            raise InputError(f"{value!r} is a {what} that is no text. Pass texts.")
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"{name}: a {what} has half of a surrogate pair at character {error.start + 1}, "
+                f"a {what} has half of a surrogate pair at character {error.start + 1}, "
                 f"as of an emoji that was cut in two: {value[: error.start + 1][-20:]!r}. "
                 "Cut texts elsewhere."
             ) from error

@@ -84,24 +84,26 @@ class IndexSet(Generic[T]):
     """Chooses documents as they stream by, and keeps the chosen ones alone.
 
     Chosen are the documents whose numbers have the smallest hashes under the seed, so that the
-    choice depends on seed and number of documents alone. Where documents have prompts, it is
-    prompts that are hashed: a prompt is in with all its documents or not at all, until there are
-    `size` of these or a few more.
+    choice depends on seed and number of documents alone. With `whole_prompts` it is prompts that
+    are hashed: a prompt is in with all its documents or not at all, until there are `size` of these
+    or a few more.
 
     Memory: the chosen documents.
 
     Args:
         size: Documents to choose.
         seed: Of the hashes.
+        whole_prompts: Whether documents that have prompts are chosen by these, and grouped.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, *, whole_prompts: bool) -> None:
         self._size = size
+        self._whole_prompts = whole_prompts
         self._key = str(seed).encode()
         self._units: dict[int, list[Chosen[T]]] = {}  # by hash
         self._worst: list[int] = []  # a heap of negated hashes
-        self._kept = 0
-        self._documents = 0
+        self._kept = 0  # documents
+        self._documents = 0  # that were offered
         self._prompts: hashlib.blake2b | None = None
 
     def offer(self, content: T, prompt: str | None = None) -> None:
@@ -115,7 +117,7 @@ class IndexSet(Generic[T]):
         if prompt is not None:
             self._prompts = self._prompts or hashlib.blake2b(digest_size=16)
             self._prompts.update(f"{len(prompt)}:{prompt}".encode(errors="surrogatepass"))
-        rank = self._hash(str(index) if prompt is None else prompt)
+        rank = self._hash(prompt if self._whole_prompts and prompt is not None else str(index))
         if rank not in self._units:
             if self._kept >= self._size and rank > -self._worst[0]:
                 return
@@ -146,15 +148,26 @@ class IndexSet(Generic[T]):
         repeated = bool((sizes > 1).any())
         groups = torch.arange(len(units)).repeat_interleave(sizes) if repeated else None
         if len(units) < _LEAST_EXAMPLES:
-            what = "prompt" if repeated else "document"
-            raise InputError(
-                f"{name} has {len(units) or 'no'} {what}{'' if len(units) == 1 else 's'}: a "
-                f"spectrum with an interval needs {_LEAST_EXAMPLES} at least, and hundreds to "
-                "mean something."
-            )
+            raise self._too_few(name, len(units), repeated=repeated)
         digest = None if self._prompts is None else self._prompts.hexdigest()
         chosen = tuple(document for unit in units for document in unit)
         return Sample(chosen, groups, self._documents, digest)
+
+    def _too_few(self, name: str, examples: int, *, repeated: bool) -> InputError:
+        what = "prompt" if repeated else "document"
+        counted = f"{examples or 'no'} {what}{'' if examples == 1 else 's'}"
+        needed = (
+            f"a spectrum with an interval needs {_LEAST_EXAMPLES} at least, and hundreds to mean "
+            "something."
+        )
+        if not repeated:
+            return InputError(f"{name} has {counted}: {needed}")
+        if self._kept == self._documents:
+            return InputError(f"{name} has {counted}: {needed} Pass more, or no prompts.")
+        return InputError(
+            f"the {self._kept} documents chosen of {name} are of {counted}: {needed} Pass a larger "
+            "sample, or no prompts."
+        )
 
     def _hash(self, key: str) -> int:
         data = key.encode(errors="surrogatepass")

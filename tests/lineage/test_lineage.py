@@ -139,8 +139,18 @@ def test_a_stream_of_all_has_the_values_of_an_index_set_of_all():
     for one, other in zip(kept.verdicts, streamed.verdicts, strict=True):
         for name, estimate in one.ratios.items():
             assert other.ratios[name].value == pytest.approx(estimate.value, rel=1e-9)
-            assert other.ratios[name].kind == "exact"
+        assert {name: estimate.kind for name, estimate in other.ratios.items()} == {
+            "effective_rank": "exact",
+            "participation_ratio": "exact",
+            "distinct_2": "sampling",  # its texts are kept
+        }
+        assert other.ratios["distinct_2"] == one.ratios["distinct_2"]
         assert other.subspace_drift == pytest.approx(one.subspace_drift, abs=1e-6)
+
+
+def test_a_stream_of_all_takes_few_prompts_with_many_documents():
+    report = lineage_of(400, 30, prompts=["a", "b"] * (N // 2), sample="all").report()
+    assert report.verdicts[1].ratios["distinct_2"].kind == "sampling"
 
 
 def test_embeddings_are_measured_as_the_texts_they_are_of():

@@ -101,7 +101,7 @@ def test_a_stream_has_the_same_values_without_intervals():
 
 def test_diversity_is_of_words_and_its_interval_of_documents():
     texts = documents(30, vocabulary=60)
-    found = with_diversity(measure_rows(rows(), None, confidence=0.95), texts, None, kept=True)
+    found = with_diversity(measure_rows(rows(), None, confidence=0.95), texts, None)
     words = [text.split() for text in texts]
     assert found.diversity["distinct_2"] == distinct(words, 2)
     assert found.diversity["words"] == 12
@@ -112,8 +112,8 @@ def test_diversity_is_of_words_and_its_interval_of_documents():
 def test_length_is_not_variety():
     once = " ".join(map(str, range(128)))
     base = measure_rows(rows(), None, confidence=0.95)
-    short = with_diversity(base, [once] * 3, None, kept=True)
-    long = with_diversity(base, [f"{once} {once}"] * 3, None, kept=True)
+    short = with_diversity(base, [once] * 3, None)
+    long = with_diversity(base, [f"{once} {once}"] * 3, None)
     assert short.diversity["distinct_2"] == long.diversity["distinct_2"]
     assert (short.diversity["words"], long.diversity["words"]) == (128, 256)
 

@@ -11,8 +11,8 @@ from sigma_monitor.errors import InputError
 from sigma_monitor.lineage.sample import IndexSet, paired
 
 
-def chosen(contents, prompts=None, *, size=10, seed=0):
-    index = IndexSet(size, seed)
+def chosen(contents, prompts=None, *, size=10, seed=0, whole_prompts=True):
+    index = IndexSet(size, seed, whole_prompts=whole_prompts)
     for content, prompt in paired(contents, prompts):
         index.offer(content, prompt)
     return index.sample("generation 0")
@@ -65,7 +65,7 @@ def test_prompts_that_do_not_repeat_make_no_groups():
 
 
 def test_what_is_not_chosen_is_not_kept():
-    index = IndexSet(5, 0)
+    index = IndexSet(5, 0, whole_prompts=True)
     for i in range(1000):
         index.offer(i)
         assert sum(map(len, index._units.values())) <= 5
@@ -78,8 +78,26 @@ def test_too_few_documents_are_refused(n, said):
 
 
 def test_too_few_prompts_are_refused():
-    with pytest.raises(InputError, match="has 2 prompts"):
+    with pytest.raises(InputError, match=r"generation 0 has 2 prompts: .* or no prompts"):
         chosen(range(8), ["a", "b"] * 4)
+    with pytest.raises(InputError, match=r"generation 0 has 1 prompt: "):
+        chosen(range(8), ["a"] * 8)
+
+
+def test_prompts_of_which_too_few_fit_are_said_to_be_chosen_and_not_to_be_all():
+    said = r"the 12 documents chosen of generation 0 are of 2 prompts: .* Pass a larger sample"
+    with pytest.raises(InputError, match=said):
+        chosen(range(60), [f"prompt {i % 10}" for i in range(60)])
+
+
+def test_documents_are_chosen_one_by_one_where_prompts_do_not_count():
+    prompts = ["a", "b"] * 100
+    sample = chosen(range(200), prompts, whole_prompts=False)
+    assert [one.index for one in sample.chosen] == smallest_hashes(200, 10)
+    assert [one.prompt for one in sample.chosen] == [prompts[i] for i in sample.contents]
+    assert sample.groups is None
+    with pytest.raises(InputError, match="one has other prompts than other"):
+        chosen(range(200), prompts[::-1], whole_prompts=False).check_matches(sample, "one", "other")
 
 
 def test_one_prompt_that_has_nearly_all_is_refused():
