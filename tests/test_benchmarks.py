@@ -28,6 +28,7 @@ from tests.scripts import script
             marks=pytest.mark.long,
         ),
         pytest.param("blind_spots", ("changes",), marks=pytest.mark.long),
+        pytest.param("chain", ("generations",), marks=pytest.mark.long),
     ],
 )
 def test_benchmark_runs_in_its_quick_form(script, parts, tmp_path):
