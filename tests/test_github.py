@@ -24,7 +24,7 @@ def steps_of(workflow):
 
 
 def test_the_workflows_are_there():
-    assert {path.stem for path in WORKFLOWS} == {"ci", "hosts", "release"}
+    assert {path.stem for path in WORKFLOWS} == {"ci", "hosts", "long", "release"}
 
 
 @each_workflow
@@ -65,7 +65,8 @@ def test_what_a_workflow_runs_exists(path):
             name = command.partition("-s ")[2].strip('"')
             assert matrix if "matrix.session" in name else name in sessions
         else:
-            assert command.startswith(("pip install nox", "test -f ")), command
+            others = ("pip install nox", "test -f ", "chromium --version", "npm ci ")
+            assert command.startswith(others), command
     for name in matrix:
         session, _, version = name.partition("(transformers=")
         assert session in sessions
@@ -78,6 +79,18 @@ def test_the_tests_run_on_every_python_that_the_metadata_names():
     ]
     assert versions == ["3.10", "3.11", "3.12", "3.13"]
     assert metadata.metadata("sigma-monitor")["Requires-Python"] == f">={versions[0]}"
+
+
+def test_no_test_is_run_by_nobody():
+    """What `make test` leaves out or may skip is run somewhere."""
+    steps = load(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
+    (npm,) = [step for step in steps if step.get("run", "").startswith("npm ci")]
+    assert (ROOT / npm["working-directory"] / "package-lock.json").exists()
+    assert [step["run"] for step in steps if "run" in step][-1] == "make test"
+    long = load(ROOT / ".github/workflows/long.yml")
+    assert set(long[True]) == {"schedule", "workflow_dispatch"}
+    assert long["jobs"]["long"]["steps"][-1]["run"] == 'make test PYTEST_ARGS="-m long"'
+    assert "$(PYTEST_ARGS)" in (ROOT / "Makefile").read_text()
 
 
 def test_a_release_is_made_of_a_tag_alone():
