@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -36,12 +35,13 @@ from sigma_monitor.monitor.options import (
 )
 from sigma_monitor.monitor.quoting import Quoting
 from sigma_monitor.monitor.stop import OnResume, StopRule
+from sigma_monitor.monitor.watcher import BaselineKind, Watcher
 from sigma_monitor.probing import EncoderSpec, Probe, ProbeSet
 from sigma_monitor.probing.forward import EmbedFn
 from sigma_monitor.probing.layers import LayerSpec, layer_list, without_wrapper
 from sigma_monitor.probing.pooling import Pooling
 from sigma_monitor.ranks import failed, from_main, is_main, meet
-from sigma_monitor.reference import BEGINNING, END, Reference
+from sigma_monitor.reference import Reference
 from sigma_monitor.sinks import Sink
 from sigma_monitor.sinks.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
@@ -53,8 +53,6 @@ __all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 _logger = logging.getLogger("sigma_monitor")
 
 DEFAULT_FUNCTIONALS = ("effective_rank", "log_det", "participation_ratio", "mean_cosine", "trace")
-_LEAST_EXAMPLES = 64  # to which the probe set may shrink, to stay within the budget
-_MOST_BEHIND = 1  # checks that the detectors of the smaller probe set may have missed
 _STATE_VERSION = 6  # grows with SCHEMA too, since a resumed run goes on in its record
 _FAILURES_ALLOWED = 3  # checks in a row that fail before the monitor switches itself off
 _MOST_OBSERVED = 1000  # that are kept where no host takes them
@@ -224,10 +222,7 @@ class SigmaMonitor:
         self.last_snapshot: Snapshot | None = None
         self._failures_in_a_row = 0
         self._refused = 0  # failures that are calls of a bad step
-        self._watch: RunWatch | None = None
-        self._smaller: _Smaller | None = None
-        self._has_baseline = False  # that another run can be compared with
-        self._fingerprint: str | None = None  # of the baseline
+        self._watcher = self._new_watcher()
         self._quoting = Quoting(self.instrument, self.note, wanted=self.include_examples)
         self._resuming = False  # from a loaded state, at a step that is not known yet
         self._observer = self._new_observer()
@@ -240,6 +235,17 @@ class SigmaMonitor:
         self.first_step = 0  # at which a run begins anew; later where a host counts on
         self._closed = False  # and nothing was measured since
         self._afresh = True  # no line of this run has been written, and none was before it
+
+    def _new_watcher(self) -> Watcher:
+        options = WatchOptions(
+            rows=_ROWS[self.instrument.probe.pooling],
+            warmup_steps=self.warmup_steps,
+            limits=self.limits,
+            representation=self.thresholds["representation"],
+            generation=self.thresholds["generation"],
+            loss=self.thresholds["loss"],
+        )
+        return Watcher(options, self.instrument, self.cadence, self.reference, self.note)
 
     def _new_observer(self) -> Observer:
         probe = self.instrument.probe
@@ -266,6 +272,10 @@ class SigmaMonitor:
     def probes(self, probes: ProbeSet | None) -> None:
         """Take another one from the next check on."""
         self.instrument.probes = probes
+
+    @property
+    def _watch(self) -> RunWatch | None:
+        return self._watcher.watch
 
     @property
     def has_measured(self) -> bool:
@@ -306,7 +316,7 @@ class SigmaMonitor:
         started = time.perf_counter()
         try:
             started = self._start_clock(model)
-            self._apply_budget(step)
+            self.revision += self._watcher.apply_budget(step, self.checks)
             due = self.cadence.due(step)
             if due:
                 snapshot = self._check(model, step)
@@ -443,17 +453,11 @@ class SigmaMonitor:
         What is measured later goes on in the same record, and is to be closed anew.
         """
         if self._open_outlet is not None:
-            self._note_end()
+            self._watcher.note_end()
             outlet, self._open_outlet = self._open_outlet, None
             self._closed = True  # also where Ctrl-C ends the waiting
             outlet.close(self._outcome())
         self._closed = True
-
-    def _note_end(self) -> None:
-        if self._watch is not None and self._has_baseline:
-            present = self._watch.latest_as_baselines()
-            if present["layers"].keys() == self._watch.layers.keys():
-                self.note(END, fingerprint=self._fingerprint, baselines=present)
 
     def _outcome(self) -> dict[str, Any]:
         return {
@@ -481,8 +485,7 @@ class SigmaMonitor:
         self.cadence.finish(step, seconds, once, extra=writing, extra_every=every)
         self.cadence.confirm_early(wanted=self._watch is not None and self._watch.excursion)
         self._agree(step)
-        if self.cadence.planned:
-            self._suit_windows()
+        self._watcher.suit_windows()
 
     def _check(self, model: nn.Module, step: int) -> Snapshot:
         self.cadence.begin(step)
@@ -494,22 +497,21 @@ class SigmaMonitor:
                 model,
                 step,
                 writes=writer is not None and writer.due(self.checks + 1),
-                part=None if self._watch is not None or self.cadence.planned else _LEAST_EXAMPLES,
+                part=self._watcher.part,
             )
         finally:
             _checking.discard(self)
         meet()  # all ranks have measured, before any of them concludes
         if check.writing_error is not None:
             self.note("writing_failed", step=step, error=check.writing_error)
-        self._recognise(check.fingerprint, step)
+        self._watcher.recognise(check.fingerprint, step)
         if self._watch is None:
-            self._begin_watch(model, step, check, smaller)
+            kind = self._kind_for(model)
+            self._note_start(kind, step)
+            self._watcher.begin(step, check, smaller, kind=kind, warmup_steps=self.warmup_steps)
         self.checks += 1
-        assert self._watch is not None
-        alerts = self._watch.update(step, check.measured, check.losses, check.writing)
+        alerts = self._watcher.update(step, check)
         self._join_status()
-        if any(alert.kind == "BASELINE" for alert in alerts):
-            self._note_baseline()
         alerts += self._stop_alerts(step)
         alerts = [self._worded(alert, check.writing) for alert in alerts]
         seconds = time.perf_counter() - started
@@ -518,18 +520,7 @@ class SigmaMonitor:
         self._outlet.deliver(snapshot, alerts)
         return snapshot
 
-    def _note_baseline(self, **details: Any) -> None:
-        """Keep what another run needs to be compared with this one."""
-        assert self._watch is not None
-        self._has_baseline = True
-        baselines = self._watch.baselines()
-        self.note(BEGINNING, fingerprint=self._fingerprint, baselines=baselines, **details)
-
-    def _begin_watch(
-        self, model: nn.Module, step: int, check: Check, smaller: Check | None
-    ) -> None:
-        """Begin to watch, with this check."""
-        kind = self._kind_for(model)
+    def _note_start(self, kind: BaselineKind, step: int) -> None:
         probes = self.instrument.ready_probes
         self.note(
             "started",
@@ -543,76 +534,13 @@ class SigmaMonitor:
             every=self.cadence.every,
             max_overhead=self.cadence.max_overhead,
             thresholds=self.thresholds,
-            fingerprint=self._fingerprint,
+            fingerprint=self._watcher.fingerprint,
         )
-        self._watch, adopted = self._watch_of(kind, check)
-        if adopted and self.reference is not None:
-            self._note_baseline(source=self.reference.source)
-        if smaller is not None:
-            watch, fits = self._watch_of(kind, smaller)
-            watch.update(step, smaller.measured, smaller.losses, smaller.writing)
-            self._smaller = _Smaller(watch, self.instrument.as_cut_to(smaller), fits)
-            adopted |= fits
-        if self.reference is not None and not adopted:
-            _logger.warning(
-                "sigma_monitor: the baseline of %s was not used, since it has another probe set, "
-                "other layers or other conventions (%s, here %s); this run is its own baseline",
-                self.reference.source,
-                self.reference.fingerprint,
-                self._fingerprint,
-            )
 
-    def _kind_for(self, model: nn.Module) -> Literal["start", "plateau"]:
+    def _kind_for(self, model: nn.Module) -> BaselineKind:
         if self.baseline_kind != "auto":
             return self.baseline_kind
         return "start" if getattr(without_wrapper(model), "name_or_path", "") else "plateau"
-
-    def _watch_of(self, kind: Literal["start", "plateau"], check: Check) -> tuple[RunWatch, bool]:
-        """New detectors for what `check` measured; whether another run's baseline fits them."""
-        layers, has_loss = list(check.measured), check.losses is not None
-        watch, reference = self._blank_watch(kind, layers, has_loss=has_loss), self.reference
-        if reference is None or reference.fingerprint != check.fingerprint:
-            return watch, False
-        if not check.measured.keys() <= reference.baselines["layers"].keys():
-            return watch, False
-        try:
-            watch.adopt(reference.baselines)
-            return watch, True
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            self.reference = None
-            _logger.warning(
-                "sigma_monitor: the baseline of %s cannot be read (%s: %s); this run is its own "
-                "baseline",
-                reference.source,
-                type(error).__name__,
-                error,
-            )
-            return self._blank_watch(kind, layers, has_loss=has_loss), False
-
-    def _blank_watch(
-        self, kind: Literal["start", "plateau"], layers: Sequence[str], *, has_loss: bool
-    ) -> RunWatch:
-        checks, writings = self._expected
-        writer = self.instrument.writing_probe
-        options = WatchOptions(
-            baseline=kind,
-            rows=_ROWS[self.instrument.probe.pooling],
-            has_loss=has_loss,
-            expected_checks=checks,
-            expected_writings=writings,
-            warmup_steps=self.warmup_steps,
-            limits=self.limits,
-            writing_series=() if writer is None else writer.series,
-            **self.thresholds,
-        )
-        return RunWatch(layers, options, writes=writer is not None)
-
-    @property
-    def _expected(self) -> tuple[int | None, int | None]:
-        """Checks that the run will have, and how many of them with writing."""
-        checks, writer = self.cadence.expected_checks, self.instrument.writing_probe
-        every = 1 if writer is None else writer.every
-        return checks, None if checks is None else max(1, checks // every)
 
     def rebaseline(self) -> None:
         """Take what comes next as the reference of every channel and of all observed rows.
@@ -621,8 +549,7 @@ class SigmaMonitor:
 
         For a change of the training that is meant; it is never done by itself.
         """
-        for watch in self._watches:
-            watch.rebaseline()
+        self._watcher.rebaseline()
         self._observer.rebaseline()
         self._join_status()
         self.revision += 1
@@ -635,98 +562,11 @@ class SigmaMonitor:
         Raises:
             InputError: When the offset is not finite, there is no such layer, or no check yet.
         """
-        if self._watch is None or layer not in self._watch.layers:
-            known = [] if self._watch is None else list(self._watch.layers)
-            raise InputError(f"layer={layer!r}: the layers watched so far are {known}.")
-        for watch in self._watches:
-            watch.layers[layer].level.bridge(offset)
+        self._watcher.bridge(offset, layer)
         self.revision += 1
-
-    @property
-    def _watches(self) -> list[RunWatch]:
-        """That of this run, and that of the smaller probe set, which may take its place."""
-        smaller = None if self._smaller is None else self._smaller.watch
-        return [watch for watch in (self._watch, smaller) if watch is not None]
-
-    def _apply_budget(self, step: int) -> None:
-        """Plan the checks anew once training time is known, which can move the one at `step`.
-
-        Where the budget pays for a smaller probe set only, or the baseline of another run is of
-        that, the detectors that saw it at the first check take over.
-        """
-        cadence = self.cadence
-        if cadence.planned or self._watch is None:
-            return
-        cadence.begin(step)
-        if cadence.untimed:
-            return
-        # Detectors that are further behind would take over another status.
-        smaller = self._smaller if self.checks <= _MOST_BEHIND + 1 else None
-        self._smaller = None
-        examples = len(self.instrument.ready_probes)
-        share = None if smaller is None else smaller.cut["examples"] / examples
-        shrink = cadence.apply_budget(step, smaller=share, needed=bool(smaller and smaller.fits))
-        plan = (shrink, cadence.spacing, cadence.next_step)
-        shrink, cadence.spacing, cadence.next_step = from_main(plan)
-        if shrink and smaller is not None:
-            self._watch = smaller.watch
-            self.instrument.load_state_dict(smaller.cut)
-            self._fingerprint = smaller.cut["fingerprint"]
-            if self._watch.baselines()["layers"]:
-                self._note_baseline()
-        self._suit_windows(always=True)
-        self._say_plan(step, shrink)
-        self.revision += 1
-
-    def _suit_windows(self, *, always: bool = False) -> None:
-        """Windows for the number of checks the run will have, where that is another by now."""
-        checks, writings = self._expected
-        if self._watch is None or checks is None:
-            return
-        before = self._watch.expected_checks
-        if always or before is None or not before / 2 < checks < before * 2:
-            self._watch.expect(checks, writings)
-
-    def _say_plan(self, step: int, shrink: bool) -> None:
-        if not shrink and not self.cadence.stretched:
-            return
-        watched = {} if self._watch is None else self._watch.layers
-        baselines = {
-            name: math.exp(layer.level.baseline.log_value)
-            for name, layer in watched.items()
-            if layer.level.baseline is not None
-        }
-        self.note(
-            "budget",
-            step=step,
-            spacing=self.cadence.spacing,
-            examples=len(self.instrument.ready_probes),
-            baselines=baselines,
-        )
-        if is_main():
-            _logger.warning(
-                "sigma_monitor: a budget of %.3g of wall time allows a check every %s steps%s; "
-                "pass max_overhead= to change it",
-                self.cadence.max_overhead,
-                self.cadence.spacing,
-                f", with the probe set cut to {_LEAST_EXAMPLES} examples" if shrink else "",
-            )
-
-    def _recognise(self, fingerprint: str, step: int) -> None:
-        """Refuse to compare with a baseline of another probe set or of other conventions."""
-        if self._fingerprint is not None and fingerprint != self._fingerprint:
-            self._watch = None
-            _logger.warning(
-                "sigma_monitor: probe set or conventions differ from those of the saved baseline "
-                "(%s, now %s); the baseline begins anew at step %d with the model as it is",
-                self._fingerprint,
-                fingerprint,
-                step,
-            )
-        self._fingerprint = fingerprint
 
     def _worded(self, alert: Alert, writing: Writing | None = None) -> Alert:
-        placed = replace(alert, check=self.checks, fingerprint=self._fingerprint)
+        placed = replace(alert, check=self.checks, fingerprint=self._watcher.fingerprint)
         quotes = self._quoting.of(alert, writing)
         if self._watch is None:
             return worded(placed, monitor=self.name, quotes=quotes)
@@ -865,25 +705,16 @@ class SigmaMonitor:
         """JSON-serialisable builtins: everything a resumed run needs to go on as if unbroken."""
         return {
             "version": _STATE_VERSION,
-            "fingerprint": self._fingerprint,
             "status": self.status.name,
             "stop_armed": self._stop.armed,
             "stop_reason": self.stop_reason,
             "checks": self.checks,
             "failures": self.failures,
-            "has_baseline": self._has_baseline,
             "instrument": self.instrument.state_dict(),
             "cadence": self.cadence.state_dict(),
             "observer": self._observer.state_dict(),
-            "watch": None if self._watch is None else self._watch.state_dict(),
-            "smaller": None if self._smaller is None else self._smaller.state_dict(),
+            **self._watcher.state_dict(),
         }
-
-    def _loaded_watch(self, state: Mapping[str, Any]) -> RunWatch:
-        # Which kind of baseline, and whether there is a loss, is in the state too.
-        watch = self._blank_watch("plateau", state["order"], has_loss=True)
-        watch.load_state_dict(state)
-        return watch
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`, at the step of the next `step` or `go_on`.
@@ -907,13 +738,7 @@ class SigmaMonitor:
         try:
             self.cadence.load_state_dict(state["cadence"])
             self.instrument.load_state_dict(state["instrument"])
-            if state["watch"] is not None:
-                self._watch = self._loaded_watch(state["watch"])
-            if state["smaller"] is not None:
-                watch = self._loaded_watch(state["smaller"]["watch"])
-                self._smaller = _Smaller(
-                    watch, dict(state["smaller"]["cut"]), bool(state["smaller"]["fits"])
-                )
+            self._watcher.load_state_dict(state)
             self.status = Status[state["status"]]
             self.stop_reason = state["stop_reason"]
             self.should_stop = self._stop.resume(
@@ -923,8 +748,6 @@ class SigmaMonitor:
                 self.stop_reason = None  # or the next resume would take it for stopped again
             self.checks = int(state["checks"])
             self.failures = int(state["failures"])
-            self._has_baseline = bool(state["has_baseline"])
-            self._fingerprint = state["fingerprint"]
             self._observer.load_state_dict(state["observer"])
             self._resuming = self.cadence.last_step is not None or bool(self._observer.observations)
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
@@ -932,19 +755,6 @@ class SigmaMonitor:
             raise RecordError(
                 f"not a state of SigmaMonitor: {type(error).__name__}: {error}"
             ) from error
-
-
-@dataclass(frozen=True, eq=False)
-class _Smaller:
-    """What watches the first examples alone, from the first check until the budget is applied."""
-
-    watch: RunWatch
-    cut: dict[str, Any]  # state of an instrument that reads these
-    fits: bool  # the baseline of another run is of these, and not of all
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON-serialisable builtins."""
-        return {"watch": self.watch.state_dict(), "cut": self.cut, "fits": self.fits}
 
 
 def _with_drift(measured: Measured, drift: float | None) -> dict[str, Estimate]:
