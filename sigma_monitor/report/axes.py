@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sigma_monitor.report.news import AlertRow
-from sigma_monitor.report.plain import compact, figures
+from sigma_monitor.report.plain import compact, figures, power_of_ten
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.report.track import Curve
 
@@ -18,10 +18,12 @@ __all__ = [
     "NARROW",
     "WIDE",
     "alert_marks",
+    "band",
     "height_of",
     "level",
     "line",
     "panels",
+    "power_scale",
     "ratio_scale",
     "step_axis",
     "value_scale",
@@ -84,18 +86,20 @@ def step_axis(axis: Any, shape: Shape, low: float, high: float, *, name: str) ->
 
 
 def line(axis: Any, curve: Curve, number: int) -> None:
-    """A series with its band, and crosses where a reading was not finite.
+    """A series, with crosses where a reading was not finite, on axes with room for its intervals.
 
     Args:
         axis: To draw on.
         curve: What to draw.
         number: Of the series among those of the panel, from 0; decides colour and dashes.
     """
-    colour = COLOURS[f"series-{number % 4 + 1}"]
-    axis.fill_between(curve.steps, curve.lows, curve.highs, color=colour, alpha=0.16, linewidth=0)
     alone = len(curve.shown) < 2
     marker = "o" if alone else None
+    colour = _colour(number)
     axis.plot(curve.steps, curve.values, color=colour, linestyle=DASHES[number % 4], marker=marker)
+    for ends in (curve.lows, curve.highs):
+        bounded = np.isfinite(ends)
+        axis.update_datalim(np.column_stack([curve.steps[bounded], ends[bounded]]))
     if len(curve.lost):
         axis.plot(
             curve.lost,
@@ -105,6 +109,26 @@ def line(axis: Any, curve: Curve, number: int) -> None:
             linestyle="none",
             marker="x",
         )
+
+
+def band(axis: Any, curve: Curve, number: int) -> None:
+    """The intervals of a series; what has no bound goes to the edge.
+
+    Args:
+        axis: Whose scale is set; it stays as it is.
+        curve: As of `line`.
+        number: Likewise.
+    """
+    bottom, top = axis.get_ylim()
+    axis.fill_between(
+        curve.steps,
+        np.where(np.isinf(curve.lows), bottom, curve.lows),
+        np.where(np.isinf(curve.highs), top, curve.highs),
+        color=_colour(number),
+        alpha=0.16,
+        linewidth=0,
+    )
+    axis.set_ylim(bottom, top)
 
 
 def level(axis: Any, value: float, role: str, name: str) -> None:
@@ -190,3 +214,21 @@ def value_scale(axis: Any) -> None:
 
     axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: figures(value)))
+
+
+def power_scale(side: Any) -> None:
+    """A logarithmic scale, marked at powers of ten.
+
+    Args:
+        side: `xaxis` or `yaxis` of axes.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    side.axes.set(**{f"{side.axis_name}scale": "log"})
+    side.set_major_locator(LogLocator(numticks=8))
+    side.set_minor_locator(NullLocator())
+    side.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
+
+
+def _colour(number: int) -> str:
+    return COLOURS[f"series-{number % 4 + 1}"]

@@ -79,6 +79,8 @@ def in_words(name: str, curve: Curve, said: Callable[[float], str], unit: str = 
         return f"{said(float(values[index]))} at {unit} {step_label(steps[index])}"
 
     low, high = int(values.argmin()), int(values.argmax())
+    if curve.unbounded:
+        lost += " Some of its intervals have no bound."
     parts = [f"begins at {at(0)}", f"lowest {at(low)}", f"highest {at(high)}", f"ends at {at(-1)}"]
     return f"{name}: {', '.join(parts if len(values) > 1 else parts[:1])}.{lost}"
 

@@ -20,12 +20,14 @@ __all__ = [
     "finite",
     "mapping",
     "number",
+    "objects",
     "percent",
     "power_of_ten",
     "step_label",
 ]
 
 _CUT = 2_000  # characters of one text
+_LONGEST = 1e16  # of a number that is written out
 _MOST_FIELDS = 40
 _DEEPEST = 4
 
@@ -78,6 +80,12 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def objects(value: Any) -> list[Mapping[str, Any]]:
+    """The mappings of a list; none of anything else."""
+    found = value if isinstance(value, list) else []
+    return [body for body in found if isinstance(body, Mapping)]
+
+
 def finite(value: Any) -> float | None:
     """A finite number, or None."""
     found = number(value)
@@ -98,12 +106,14 @@ def percent(ratio: float) -> str:
     """A ratio in per cent: with a decimal where it is small."""
     if not math.isfinite(ratio):
         return figures(ratio)
+    if abs(ratio) > _LONGEST:
+        return f"{figures(ratio)} times"
     return f"{ratio:.1%}" if abs(ratio) < 0.1 else f"{ratio:,.0%}"
 
 
 def step_label(step: float) -> str:
     """A step with separators."""
-    return f"{step:,.0f}"
+    return f"{step:,.0f}" if abs(step) < _LONGEST else figures(step)
 
 
 def compact(value: float) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sigma_monitor.report.axes import height_of, panels, value_scale
+from sigma_monitor.report.axes import height_of, panels, power_scale, value_scale
 from sigma_monitor.report.figure import Entry, Figure, Table, drawn_twice
-from sigma_monitor.report.plain import clean, power_of_ten, step_label
+from sigma_monitor.report.plain import clean, step_label
 from sigma_monitor.report.run import Run, Spectrum
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.snapshot import SHARES
@@ -76,12 +76,7 @@ def _stairs(axis: Any, pair: Sequence[Spectrum]) -> None:
 
 
 def _share_axis(axis: Any, *, named: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(numticks=8))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: power_of_ten(share)))
-    axis.xaxis.set_minor_locator(NullLocator())
+    power_scale(axis.xaxis)
     axis.tick_params(axis="x", labelbottom=named)
     if named:
         axis.set_xlabel("share of the trace")

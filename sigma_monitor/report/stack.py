@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sigma_monitor.report.axes import (
     WIDE,
     alert_marks,
+    band,
     height_of,
     level,
     line,
@@ -125,3 +126,5 @@ def _draw_panel(axis: Any, panel: Panel, shape: Shape) -> None:
         value_scale(axis)
     for named in panel.levels:
         level(axis, *named)
+    for number, curve in enumerate(curves):
+        band(axis, curve, number)

@@ -65,8 +65,8 @@ class Curve:
 
     steps: Floats
     values: Floats
-    lows: Floats
-    highs: Floats
+    lows: Floats  # infinite where an interval has no bound
+    highs: Floats  # likewise
     recorded: int  # readings that it stands for
     lost: Floats  # (k,) steps of readings that were not finite, at most one to a bucket
 
@@ -74,6 +74,11 @@ class Curve:
     def thin(self) -> bool:
         """Whether each bucket of readings is drawn as its lowest and highest."""
         return self.recorded > len(self.steps)
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether an interval is infinite."""
+        return bool(np.isinf(self.lows).any() or np.isinf(self.highs).any())
 
     @property
     def shown(self) -> Floats:
@@ -126,11 +131,8 @@ def thinned(track: Track, buckets: int) -> Curve:
     good = np.isfinite(values)
     for column in (values, lows, highs):
         column[~good] = np.nan
-        np.clip(column, -_LARGEST, _LARGEST, out=column)
-    lows, highs = (
-        np.where(np.isfinite(lows), lows, values),
-        np.where(np.isfinite(highs), highs, values),
-    )
+        np.clip(column, -_LARGEST, _LARGEST, out=column, where=np.isfinite(column))
+    lows, highs = (np.where(np.isnan(ends), values, ends) for ends in (lows, highs))
     if len(steps) <= 2 * buckets:
         return Curve(steps, values, lows, highs, len(steps), steps[~good])
     edges = np.searchsorted(steps, np.linspace(steps[0], steps[-1], buckets + 1)[1:-1])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from sigma_monitor.alert import Status
 from sigma_monitor.detection import Thresholds
@@ -21,7 +21,7 @@ from sigma_monitor.report.run import Run
 from sigma_monitor.report.spectrum import spectrum_figure
 from sigma_monitor.report.verdict import Verdict, verdict_of, who
 
-__all__ = ["Card", "RunView", "alert_cards", "rule_of", "view_of", "worst_of"]
+__all__ = ["Card", "RunView", "alert_cards", "ends", "rule_of", "view_of", "worst_of"]
 
 _BULKY_EVENTS = ("baseline", "end")  # what other runs are compared with
 _FAILURES = {
@@ -34,6 +34,8 @@ _FAILURES = {
 }
 _SETTINGS = ("event", "schema", "step", "fingerprint")  # of a `started` event, told elsewhere
 _MOST_LAYERS = 12  # of the table of readings
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -154,15 +156,20 @@ def alert_cards(run: Run, most: int) -> tuple[tuple[Card, ...], tuple[Card, ...]
     ]
     others = [Card(None, alert, who(alert), _evidence(alert)) for alert in quiet]
     unshown = sum(max(0, len(cards) - most) for cards in (loud, quiet)) + run.alerts.dropped
-    return _ends(numbered, most), _ends(others, most), unshown
+    return ends(numbered, most), ends(others, most), unshown
 
 
-def _ends(cards: Sequence[Card], most: int) -> tuple[Card, ...]:
-    """The first half and the latest half, where there are too many."""
-    if len(cards) <= most:
-        return tuple(cards)
+def ends(rows: Sequence[Row], most: int) -> tuple[Row, ...]:
+    """The first half and the latest half, where there are too many.
+
+    Args:
+        rows: In their order.
+        most: That are kept.
+    """
+    if len(rows) <= most:
+        return tuple(rows)
     half = max(1, most // 2)
-    return (*cards[:half], *cards[-half:])
+    return (*rows[:half], *rows[-half:])
 
 
 def _evidence(alert: AlertRow) -> dict[str, str]:

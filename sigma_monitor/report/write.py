@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sigma_monitor.errors import InputError
-from sigma_monitor.report.chain import chain_view, read_chain
+from sigma_monitor.report.chain import chain_view
+from sigma_monitor.report.chain_file import read_chain
 from sigma_monitor.report.comparison import RunRow, comparison_of, row_of
 from sigma_monitor.report.page import LEVELS, MOST_BYTES, Level, render
 from sigma_monitor.report.plain import clean

@@ -6,12 +6,14 @@ Needs the Debian package chromium, the Python package playwright to drive it, an
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 
 from sigma_monitor.report import write_report
+from tests.report.chains import CHAIN, hostile_chain, written_chain
 from tests.report.records import collapsing, hostile, written
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -19,7 +21,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (360, 800, 1600)
-PAGES = ("run", "layers", "hostile", "comparison")
+PAGES = ("run", "layers", "hostile", "comparison", "chain", "hostile chain")
 GRAVE = {"serious", "critical"}
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
@@ -52,6 +54,8 @@ def pages(tmp_path_factory):
         "layers": folder / "layers",
         "hostile": runs / "hostile",
         "comparison": runs,
+        "chain": written_chain(folder / "chain.json", CHAIN),
+        "hostile chain": written_chain(folder / "hostile chain.json", hostile_chain()),
     }
     made = {n: write_report(s, folder / f"{n}.html").path for n, s in sources.items()}
     return {name: path.as_uri() for name, path in made.items()}
@@ -70,11 +74,9 @@ def visit(browser, pages):
     """Open a page; what it asked for and said lies in `requests` and `messages` of the result."""
     contexts = []
 
-    def opened(name, width=800, scheme="light"):
+    def opened(name):
         # The page forbids scripts; axe-core has to run nonetheless.
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
-        )
+        context = browser.new_context(bypass_csp=True)
         contexts.append(context)
         page = context.new_page()
         page.requests, page.messages = [], []
@@ -90,36 +92,41 @@ def visit(browser, pages):
         context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+def look(page, width, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 900})
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_quiet_fits_and_shows_one_drawing_of_each_figure(visit, pages, name, scheme):
-    page = visit(name, WIDTHS[0], scheme)
+def test_a_page_is_quiet_fits_and_shows_one_drawing_of_each_figure(visit, pages, name):
+    page = visit(name)
     page.evaluate(OPEN_ALL)
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
+    for width, scheme in itertools.product(WIDTHS, ("light", "dark")):
+        look(page, width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         figures = page.evaluate(FIGURES)
         assert figures != []
         expected = "narrow" if width <= 600 else "wide"
         assert [figure["seen"] for figure in figures] == [[expected]] * len(figures)
         assert min(figure["words"] for figure in figures) > 40
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(17, 21, 27)") == (scheme == "dark")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(17, 21, 27)") == (scheme == "dark")
     assert page.requests == [pages[name]]
     assert page.messages == []
 
 
 @needs_axe
-@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 800), ("light", 1600)])
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing_grave(visit, name, scheme, width):
-    page = visit(name, width, scheme)
+def test_axe_finds_nothing_grave(visit, name):
+    page = visit(name)
     page.evaluate(OPEN_ALL)
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")
-    assert found["passes"]  # it did look
-    grave = [v for v in found["violations"] if v["impact"] in GRAVE]
-    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in grave] == []
+    for width, scheme in ((360, "light"), (800, "dark"), (1600, "light")):
+        look(page, width, scheme)
+        found = page.evaluate("axe.run()")
+        assert found["passes"]  # it did look
+        grave = [v for v in found["violations"] if v["impact"] in GRAVE]
+        assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in grave] == []
 
 
 @needs_axe
@@ -131,12 +138,13 @@ def test_axe_would_find_something(visit):
     assert "color-contrast" in {v["id"] for v in found["violations"]}
 
 
-def test_scripts_that_came_with_the_record_do_not_run(browser, pages):
+@pytest.mark.parametrize("name", ["hostile", "hostile chain"])
+def test_scripts_that_came_with_the_record_do_not_run(browser, pages, name):
     context = browser.new_context()
     page = context.new_page()
     said = []
     page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.goto(pages["hostile"])
+    page.goto(pages[name])
     assert page.evaluate("document.querySelectorAll('script, img').length") == 0
     page.evaluate("document.body.append(document.createElement('script'))")
     page.evaluate("document.body.lastChild.textContent = 'window.ran = 1'")
@@ -164,7 +172,8 @@ def test_everything_that_opens_is_reached_by_the_keyboard(visit):
 
 
 def test_print_is_light_wide_and_has_all_alerts(visit):
-    page = visit("run", 360, "dark")
+    page = visit("run")
+    look(page, 360, "dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("svg.wide").first.is_visible()

@@ -2,81 +2,24 @@
 
 import copy
 import json
+import os
+import threading
+import tracemalloc
 
 import pytest
 
 from sigma_monitor.errors import InputError
 from sigma_monitor.report import write_report
-from tests.report.records import ATTRIBUTE, SCRIPT
+from sigma_monitor.report.chain_file import PIECE, read_chain
+from tests.report.chains import CHAIN, chain_of, hostile_chain, verdict, written_chain
+from tests.report.records import SCRIPT, collapsing
 from tests.report.test_page import Page, assert_safe
-
-
-def estimate(value, share=0.05):
-    return {
-        "value": value,
-        "low": value * (1 - share),
-        "high": value * (1 + share),
-        "kind": "sampling",
-    }
-
-
-def generation(number, ratio, source):
-    return {
-        "generation": number,
-        "source": source,
-        "centred": {"effective_rank": estimate(80 * ratio)},
-        "uncentred": {"effective_rank": estimate(70 * ratio)},
-        "within_prompt": None,
-        "between_prompt": None,
-        "within_share": None,
-        "diversity": {"distinct_1": 0.2, "distinct_2": 0.7 * ratio, "repeated_4gram_share": 0.1},
-        "spectrum": [0.5 * 0.7**k for k in range(30)],
-        "tracks": None,
-        "track_drift": None,
-    }
-
-
-def verdict(number, ratio):
-    status = "COLLAPSED" if ratio <= 0.5 else "WARNING" if ratio <= 0.8 else "HEALTHY"
-    return {
-        "generation": number,
-        "status": status,
-        "reference": "control",
-        "ratios": {"effective_rank": estimate(ratio), "distinct_2": estimate(ratio**0.5)},
-        "changes": {"log_det_per_dim": estimate(-0.1)},
-        "subspace_drift": 0.1 * number,
-        "findings": [{"measure": "effective_rank", "side": "contraction", "status": status}],
-        "text": f"Effective rank is at {ratio:.0%} of the control.",
-    }
-
-
-RATIOS = (1.0, 0.9, 0.7, 0.45)
-CHAIN = {
-    "schema": 1,
-    "kind": "lineage",
-    "encoder": "hashing-256",
-    "features": 256,
-    "documents": 5000,
-    "sampled": 2000,
-    "seed": 0,
-    "preset": None,
-    "confidence": 0.95,
-    "limits": {"warning": 0.8, "collapsed": 0.5},
-    "reference": "control",
-    "status": "COLLAPSED",
-    "notes": ["a note"],
-    "generations": [generation(n, ratio, f"gen{n}.jsonl") for n, ratio in enumerate(RATIOS)],
-    "controls": [generation(n, 1.0, f"real{n}.jsonl") for n in range(len(RATIOS))],
-    "verdicts": [verdict(n, ratio) for n, ratio in enumerate(RATIOS)],
-}
 
 
 @pytest.fixture
 def report(tmp_path):
     def make(body):
-        path = tmp_path / "chain.json"
-        path.write_text(body if isinstance(body, str) else json.dumps(body, indent=2))
-        made = write_report(path, tmp_path / "report.html")
+        made = write_report(written_chain(tmp_path / "chain.json", body), tmp_path / "report.html")
         return made, Page(made.path)
 
     return make
@@ -112,41 +55,72 @@ def test_a_quiet_chain_without_a_control(report):
     assert made.data["headline"] == "All 2 generations are near generation 0."
 
 
-def test_what_came_from_the_file_is_text(report):
-    def spoilt(value):
-        if isinstance(value, dict):
-            return {
-                name: value[name]
-                if name in ("schema", "kind", "generation")
-                else spoilt(value[name])
-                for name in value
-            }
-        if isinstance(value, list):
-            return [spoilt(x) for x in value]
-        return SCRIPT + ATTRIBUTE + "\u202e\x00" if isinstance(value, str) else value
+def with_rank(body, number, low, high):
+    """The chain with another interval of the effective rank of one generation."""
+    changed = copy.deepcopy(body)
+    changed["verdicts"][number]["ratios"]["effective_rank"] |= {"low": low, "high": high}
+    return changed
 
-    made, page = report(spoilt(CHAIN))
+
+def test_an_interval_without_bounds_is_shown_without_bounds(report):
+    made, page = report(with_rank(CHAIN, 2, 0, "inf"))
+    assert made.data["generations"][2]["ratios"][0] == "70% [0.0%, ∞]"
+    assert "0.0% to ∞" in page.text
+    assert "effective rank: begins" in page.text
+    assert page.text.count("Some of its intervals have no bound.") == 1
+
+
+@pytest.mark.parametrize("end", [None, "nan", "x", [1]])
+def test_an_end_that_is_missing_is_the_value(report, end):
+    made, _ = report(with_rank(CHAIN, 2, end, 0.75))
+    assert made.data["generations"][2]["ratios"][0] == "70% [70%, 75%]"
+
+
+def test_a_generation_without_a_reading_is_a_gap(report):
+    body = copy.deepcopy(CHAIN)
+    body["verdicts"][1]["ratios"]["effective_rank"]["value"] = "nan"
+    made, page = report(body)
+    assert made.data["generations"][1]["ratios"][0] == "–"
+    assert "Readings that were not finite: 1 or more." in page.text
+
+
+@pytest.mark.parametrize("status", [None, "healthy", "FINE", 1, [], SCRIPT])
+def test_a_status_that_is_none_is_refused_by_its_generation(tmp_path, status):
+    body = copy.deepcopy(CHAIN)
+    body["verdicts"][2]["status"] = status
+    path = written_chain(tmp_path / "chain.json", body)
+    with pytest.raises(InputError, match=r"verdict 3, generation 2: status .* is none of WARMUP"):
+        read_chain(path)
+    body["verdicts"][2] = "COLLAPSED"
+    written_chain(path, body)
+    with pytest.raises(InputError, match=r"verdict 3: it is no object .* Pass the whole output"):
+        read_chain(path)
+
+
+def test_a_long_chain_is_counted_whole_and_its_table_says_what_it_leaves_out(report):
+    ratios = [1.0] * 1200
+    ratios[600] = 0.7
+    ratios[1199] = 0.3
+    made, page = report(chain_of(tuple(ratios)))
+    assert_safe(page)
+    assert made.data["headline"] == "Effective rank is at 30% of the control."
+    assert made.data["unlisted"] == 700
+    assert "700 generations between" in page.text
+    shown = [row["generation"] for row in made.data["generations"]]
+    assert (len(shown), shown[0], shown[-1]) == (500, "0", "1,199")
+    assert "ends at 30% at generation 1,199" in page.text
+    made, _ = report(chain_of((1.0,) * 1200))
+    assert made.data["headline"] == "All 1,200 generations are near control."
+
+
+def test_what_came_from_the_file_is_text(report):
+    made, page = report(hostile_chain())
     assert_safe(page)
     assert SCRIPT in page.text
-    json.dumps(made.to_dict(), allow_nan=False)
-
-
-ODD = [None, "x", float("nan"), float("inf"), -1, 0, 1e308, [], {}, True, [[1]], {"value": {}}]
-
-
-def test_values_of_any_kind_make_a_page(report):
-    body = copy.deepcopy(CHAIN)
-    for part, make in (("generations", generation(0, 1, None)), ("verdicts", verdict(0, 1))):
-        rows = []
-        for number, value in enumerate(ODD):
-            row = dict.fromkeys(make, value) | {"generation": number}
-            rows.append(row)
-            inner = {name: dict.fromkeys(x, value) for name, x in make.items() if type(x) is dict}
-            rows.append({**make, **inner, "generation": value})
-        body[part] = rows
-    body |= {"limits": {"warning": "x", "collapsed": []}, "notes": [1, None], "encoder": ODD}
-    made, page = report(body)
-    assert_safe(page)
+    for character in "\x00\u202e":
+        assert character not in page.text
+    assert max(len(row["generation"]) for row in made.data["generations"]) < 20
+    assert max(len(ratio) for row in made.data["generations"] for ratio in row["ratios"]) < 60
     json.dumps(made.to_dict(), allow_nan=False)
 
 
@@ -157,4 +131,45 @@ def test_another_schema_or_no_generation_is_refused(report):
         with pytest.raises(InputError, match="holds no generation"):
             report({**CHAIN, name: []})
     with pytest.raises(InputError):
-        report(json.dumps({**CHAIN, "kind": "another"}))
+        report({**CHAIN, "kind": "another"})
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2, "\t"])
+@pytest.mark.parametrize("length", [4, 600])
+def test_a_chain_is_known_however_it_was_printed(tmp_path, indent, length):
+    body = chain_of((1.0,) * length)
+    path = written_chain(tmp_path / "chain.json", body, indent)
+    assert (path.stat().st_size > PIECE) == (length == 600)
+    assert read_chain(path) == body
+    path.write_text(f"\n {path.read_text()}", encoding="utf-16")  # as PowerShell redirects
+    assert read_chain(path) == body
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"ty\n', b"\n\n", b'{"type": "che\n', b"x"])
+def test_a_record_is_told_from_a_chain_by_its_first_piece(tmp_path, torn):
+    path = collapsing(tmp_path / "record.jsonl")
+    path.write_bytes(torn + path.read_bytes())
+    os.truncate(path, 200_000_000)  # of which the system stores nothing
+    tracemalloc.start()
+    try:
+        assert read_chain(path) is None
+        assert tracemalloc.get_traced_memory()[1] < 10 * PIECE
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_chain_may_come_through_a_pipe_and_a_record_may_not(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def through(content):
+        writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+        writer.start()
+        try:
+            return write_report(pipe, tmp_path / "report.html")
+        finally:
+            writer.join()
+
+    assert through(json.dumps(CHAIN).encode()).data["status"] == "COLLAPSED"
+    with pytest.raises(InputError, match="Write what comes to a file first"):
+        through(b'{"type": "event"}\n')

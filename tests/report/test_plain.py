@@ -13,6 +13,7 @@ from sigma_monitor.report.plain import (
     number,
     percent,
     power_of_ten,
+    step_label,
 )
 
 
@@ -96,6 +97,8 @@ def test_shares_and_steps():
         "1,250%",
     ]
     assert percent(math.nan) == "not finite"
+    assert percent(1e308) == "1e+308 times"
+    assert [step_label(x) for x in (0, 2e6, -1e308)] == ["0", "2,000,000", "−1e+308"]
     powers = [power_of_ten(x) for x in (1e-12, 0.01, 1, 100, 1e5)]
     assert powers == ["10⁻¹²", "10⁻²", "1", "100", "10⁵"]
     assert [compact(x) for x in (0, 900, 1500, 2e6, 3e12)] == ["0", "900", "1.5k", "2M", "3T"]
