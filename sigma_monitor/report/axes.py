@@ -209,8 +209,11 @@ def ratio_scale(axis: Any, curves: Sequence[Curve], levels: Sequence[float]) -> 
 
 
 def value_scale(axis: Any) -> None:
-    """A few ticks in plain numbers."""
+    """A few ticks in plain numbers; none below 0 where no value is."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    if axis.dataLim.ymin >= 0 > axis.get_ylim()[0]:
+        axis.set_ylim(bottom=0)
 
     axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: figures(value)))

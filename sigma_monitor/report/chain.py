@@ -34,7 +34,8 @@ __all__ = ["ChainView", "GenerationRow", "chain_view"]
 
 _MOST_ROWS = 500
 _MOST_NOTES = 20
-_TOLD = ("generations", "controls", "verdicts", "notes", "schema", "kind")  # no settings
+# No settings, or told elsewhere.
+_TOLD = ("schema", "kind", "status", "reference", "notes", "generations", "controls", "verdicts")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def chain_view(body: Mapping[str, Any], title: str) -> ChainView:
     verdicts = objects(body["verdicts"])
     known = ratio_tracks(verdicts)
     reference = clean(body.get("reference"), 80)
+    reference = "the control" if reference == "control" else reference
     shown = ends(verdicts, _MOST_ROWS)
     drawings = (
         ratio_figure(body, known, reference),

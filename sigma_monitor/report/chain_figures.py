@@ -37,8 +37,10 @@ __all__ = [
 
 # What is watched, in words.
 MEASURES = {
-    name: name.replace("_", " ")
-    for name in ("effective_rank", "distinct_2", "participation_ratio", "within_share")
+    "effective_rank": "effective rank",
+    "distinct_2": "distinct-2",
+    "within_share": "share within prompts",
+    "participation_ratio": "participation ratio",
 }
 _VALUES = {
     "Effective rank": ("centred", "effective_rank"),
@@ -97,8 +99,8 @@ def ratio_figure(
     limits = mapping(body.get("limits"))
     levels = [
         Level(limit, role, f"{name} {percent(limit)}")
-        for name, role in (("warning", "warn"), ("collapsed", "error"))
-        if (limit := finite(limits.get(name))) is not None and 0 < limit < 1
+        for key, role, name in (("warning", "warn", "warning"), ("collapsed", "error", "collapse"))
+        if (limit := finite(limits.get(key))) is not None and 0 < limit < 1
     ]
     series = tuple(Series(MEASURES[name], track) for name, track in known.items())
     panel = Panel(f"% of {reference}", series, _TALL, tuple(levels), ratio=True)
@@ -155,7 +157,7 @@ def spectrum_figure(body: Mapping[str, Any]) -> Figure | None:
                 color=COLOURS[f"series-{place + 1}"],
                 linestyle=DASHES[place],
             )
-        axis.set_xlabel("eigenvalue, the largest first")
+        axis.set_xlabel("number of the eigenvalue")
         for side in (axis.xaxis, axis.yaxis):
             power_scale(side)
 

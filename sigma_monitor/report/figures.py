@@ -36,7 +36,8 @@ __all__ = [
 
 _MOST_LINES = 4
 _TALL, _LOW = 230, 90  # of panels
-_LONG = 40  # characters of a name
+_LONG = 80  # characters of a name in a legend, which is broken
+_SHORT = 40  # likewise above a panel, which is not
 _SEEN_ABOVE = 1.1  # ratio from which on the level of expansion is drawn
 _NAMES = {
     TEXT_RANK: "Effective rank of the texts",
@@ -161,7 +162,7 @@ def alarm_panel(run: Run, alarm: AlertRow, height: float) -> Panel | None:
     levels = [Level(b.value, "muted", "baseline") for b in run.baselines.get(key, [])[-1:]]
     if alarm.floor is not None:
         levels.append(Level(alarm.floor, "error", f"floor {figures(alarm.floor)}"))
-    return Panel(clean(name, _LONG), (Series(name, track),), height, tuple(levels))
+    return Panel(clean(name, _SHORT), (Series(name, track),), height, tuple(levels))
 
 
 def generation_figure(run: Run, alerts: Sequence[tuple[int, AlertRow]]) -> Figure | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sigma_monitor.report.axes import height_of, panels, step_axis
 from sigma_monitor.report.figure import Entry, Figure, Table, drawn_twice
 from sigma_monitor.report.figures import span
-from sigma_monitor.report.plain import clean, percent, step_label
+from sigma_monitor.report.plain import clean, percent, step_label, tail
 from sigma_monitor.report.run import Run
 from sigma_monitor.report.svg import HEAT, Shape
 from sigma_monitor.report.track import Key, Track
@@ -53,7 +53,7 @@ def heat_figure(run: Run) -> Figure | None:
     height = max(_LEAST, _ROW * len(shown))
 
     def draw(figure: Any, shape: Shape) -> None:
-        labels = [clean(name, _LONG[shape.name]).partition(" … ")[0] for name, _ in shown]
+        labels = [tail(name, _LONG[shape.name]) for name, _ in shown]
         left = 20 + _LETTER * max(map(len, labels))
         (axis,) = panels(figure, shape, [height], _TOP, left)
         edges = np.linspace(first, last if last > first else first + 1, shape.buckets // 2 + 1)
@@ -65,8 +65,8 @@ def heat_figure(run: Run) -> Figure | None:
         step_axis(axis, shape, first, last, name="step")
 
     caption = (
-        "Each row is one series in % of its baseline, each cell the value farthest from it; rows "
-        "without colour were not measured there."
+        "Each row is one series in % of its baseline, each cell the value farthest from it. Where "
+        "there is no colour nothing was measured."
     )
     if len(shown) < len(rows):
         caption += f" Shown are {len(shown)} of {len(rows)}, evenly chosen."
@@ -89,7 +89,7 @@ def _rows(run: Run) -> list[tuple[str, Track]]:
         for key in run.tracks
         if key.channel == "observed" and key.functional == WATCHED
     ]
-    keys.append(("rank of its text", Key("generation", "", TEXT_RANK)))
+    keys.append(("rank of text", Key("generation", "", TEXT_RANK)))
     keys.append(("output entropy", Key("generation", "", ENTROPY)))
     tracks = [(name, run.ratio(key)) for name, key in keys]
     return [(name, track) for name, track in tracks if track.steps]

@@ -24,6 +24,7 @@ __all__ = [
     "percent",
     "power_of_ten",
     "step_label",
+    "tail",
 ]
 
 _CUT = 2_000  # characters of one text
@@ -63,6 +64,16 @@ def fields(body: Any, *, without: tuple[str, ...] = ()) -> dict[str, str]:
     if isinstance(body, Mapping):
         _flatten({name: x for name, x in body.items() if name not in without}, "", found, _DEEPEST)
     return found
+
+
+def tail(name: str, limit: int) -> str:
+    """The end of a long name, by which the layers of a model differ.
+
+    Args:
+        name: As `clean` gives it.
+        limit: Characters that are kept, with the sign of the cut.
+    """
+    return name if len(name) <= limit else f"…{name[1 - limit :]}"
 
 
 def number(value: Any) -> float:

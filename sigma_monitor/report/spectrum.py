@@ -9,7 +9,7 @@ import numpy as np
 
 from sigma_monitor.report.axes import height_of, panels, power_scale, value_scale
 from sigma_monitor.report.figure import Entry, Figure, Table, drawn_twice
-from sigma_monitor.report.plain import clean, step_label
+from sigma_monitor.report.plain import clean, step_label, tail
 from sigma_monitor.report.run import Run, Spectrum
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.snapshot import SHARES
@@ -39,7 +39,7 @@ def spectrum_figure(run: Run) -> Figure | None:
     def draw(figure: Any, shape: Shape) -> None:
         axes = panels(figure, shape, [_HEIGHT] * len(shown), _TOP)
         for axis, (layer, pair) in zip(axes, shown.items(), strict=True):
-            name = clean(layer, 28 if shape.narrow else 60).partition(" … ")[0]
+            name = tail(layer, 28 if shape.narrow else 60)
             axis.set_title(f"layer {name}", fontsize="medium", y=1, pad=8)
             _stairs(axis, pair)
             axis.set_xlim(SHARES[low], SHARES[high])

@@ -88,6 +88,8 @@ class Stack:
             f"Alert {number}: {alert.kind} at step {step_label(alert.step)}."
             for number, alert in self.alerts[:_NAMED_ALERTS]
         ]
+        if any(len(curve.lost) for _, curve, _ in series):
+            caption = f"{caption} A cross is a reading that was not finite.".strip()
         first = self.panels[0].series
         legend = [Entry(shown.name, f"line-{n % 4}") for n, shown in enumerate(first)]
         height = height_of([panel.height for panel in self.panels], self._top)

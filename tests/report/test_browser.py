@@ -25,6 +25,11 @@ PAGES = ("run", "layers", "hostile", "comparison", "chain", "hostile chain")
 GRAVE = {"serious", "critical"}
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
+# Width of the narrowest place for a name or a text of the record.
+NARROWEST = """() => Math.min(
+    ...[...document.querySelectorAll('th.data, td.data, .pairs dt, .pairs dd')]
+        .map(place => place.getBoundingClientRect().width)
+        .filter(width => width > 0))"""
 # Of each figure: the classes of the drawings that are seen, and the length of what describes them.
 FIGURES = """() => [...document.querySelectorAll('figure')].map(figure => {
     const drawings = [...figure.querySelectorAll('svg[role=img]')];
@@ -104,6 +109,7 @@ def test_a_page_is_quiet_fits_and_shows_one_drawing_of_each_figure(visit, pages,
     for width, scheme in itertools.product(WIDTHS, ("light", "dark")):
         look(page, width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(NARROWEST) > 100
         figures = page.evaluate(FIGURES)
         assert figures != []
         expected = "narrow" if width <= 600 else "wide"

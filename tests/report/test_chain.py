@@ -34,6 +34,9 @@ def test_the_first_generation_of_the_worst_status_is_told(report):
     assert statuses == ["HEALTHY", "HEALTHY", "WARNING", "COLLAPSED"]
     assert made.data["generations"][2]["ratios"][0] == "70% [66%, 74%]"
     assert {"ratio", "values", "spectrum", "verdicts"} <= set(page.ids)
+    assert "Each generation against the control" in page.text
+    assert "Effective rank is at 70% of the control." in page.text
+    assert "Effective rank is at 90% of the control." not in page.text  # it is healthy
     assert "a note" in page.text
 
 
@@ -53,6 +56,7 @@ def test_a_quiet_chain_without_a_control(report):
     made, page = report(body)
     assert_safe(page)
     assert made.data["headline"] == "All 2 generations are near generation 0."
+    assert "Each generation against generation 0" in page.text
 
 
 def with_rank(body, number, low, high):
@@ -82,6 +86,7 @@ def test_a_generation_without_a_reading_is_a_gap(report):
     made, page = report(body)
     assert made.data["generations"][1]["ratios"][0] == "–"
     assert "Readings that were not finite: 1 or more." in page.text
+    assert page.text.count("A cross is a reading that was not finite.") == 1
 
 
 @pytest.mark.parametrize("status", [None, "healthy", "FINE", 1, [], SCRIPT])
@@ -110,7 +115,7 @@ def test_a_long_chain_is_counted_whole_and_its_table_says_what_it_leaves_out(rep
     assert (len(shown), shown[0], shown[-1]) == (500, "0", "1,199")
     assert "ends at 30% at generation 1,199" in page.text
     made, _ = report(chain_of((1.0,) * 1200))
-    assert made.data["headline"] == "All 1,200 generations are near control."
+    assert made.data["headline"] == "All 1,200 generations are near the control."
 
 
 def test_what_came_from_the_file_is_text(report):

@@ -14,6 +14,7 @@ from sigma_monitor.report.plain import (
     percent,
     power_of_ten,
     step_label,
+    tail,
 )
 
 
@@ -31,6 +32,11 @@ def test_what_is_no_text_is_replaced(text):
 def test_lines_letters_and_symbols_stay():
     text = "two\nlines\tand 日本 🙂 <b> & $x$"
     assert clean(text) == text
+
+
+def test_long_names_keep_their_end():
+    assert tail("model.layers.7", 14) == "model.layers.7"
+    assert tail("model.layers.10", 14) == "…del.layers.10"
 
 
 def test_long_texts_say_what_is_cut():
