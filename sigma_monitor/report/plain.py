@@ -119,7 +119,8 @@ def percent(ratio: float) -> str:
         return figures(ratio)
     if abs(ratio) > _LONGEST:
         return f"{figures(ratio)} times"
-    return f"{ratio:.1%}" if abs(ratio) < 0.1 else f"{ratio:,.0%}"
+    text = f"{ratio:.1%}" if abs(ratio) < 0.1 else f"{ratio:,.0%}"
+    return text.replace("-", "−")
 
 
 def step_label(step: float) -> str:

@@ -103,6 +103,7 @@ def test_shares_and_steps():
         "1,250%",
     ]
     assert percent(math.nan) == "not finite"
+    assert percent(-0.5) == "−50%"
     assert percent(1e308) == "1e+308 times"
     assert [step_label(x) for x in (0, 2e6, -1e308)] == ["0", "2,000,000", "−1e+308"]
     powers = [power_of_ten(x) for x in (1e-12, 0.01, 1, 100, 1e5)]
