@@ -35,6 +35,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)
 
 _BOTTOM, _GAP, _LEFT, _RIGHT = 42, 40, 58, 14
 _LOG_ABOVE = 3.0  # ratio from which on a linear scale hides what is below 1
+_ROOM = 2.0  # times the highest ratio, for the upper ends of intervals
 _NEAREST_MARKS = 16  # units between the numbers of two alerts
 
 
@@ -196,15 +197,17 @@ def ratio_scale(axis: Any, curves: Sequence[Curve], levels: Sequence[float]) -> 
 
     shown = np.concatenate([np.array([1.0, *levels]), *(curve.shown for curve in curves)])
     high = float(shown.max())
+    ends = [curve.highs[np.isfinite(curve.highs)].max(initial=high) for curve in curves]
+    top = min(max([high, *ends]), _ROOM * high)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{100 * ratio:.4g}%"))
     if high > _LOG_ABOVE:
         positive = shown[shown > 0]
         axis.set_yscale("log")
-        axis.set_ylim(max(float(positive.min()) * 0.8, 1e-4), high * 1.25)
+        axis.set_ylim(max(float(positive.min()) * 0.8, 1e-4), top * 1.25)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
         axis.yaxis.set_minor_locator(NullLocator())
     else:
-        axis.set_ylim(0, high * 1.12)
+        axis.set_ylim(0, top * 1.12)
         axis.yaxis.set_major_locator(MaxNLocator(5))
 
 
