@@ -7,20 +7,15 @@ import threading
 import time
 from asyncio import CancelledError
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 
-from tenacity import (
-    Retrying,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_when_event_set,
-    wait_exponential,
-)
+from tenacity import RetryCallState, Retrying, wait_exponential
 
 from sigma_monitor.errors import described
 from sigma_monitor.sinks.base import Sink, optional
-from sigma_monitor.sinks.isolated import FAILURES_ALLOWED, Call, Isolated
+from sigma_monitor.sinks.isolated import Call, Isolated
 
 __all__ = ["ATTEMPTS", "Courier"]
 
@@ -35,19 +30,21 @@ class Courier(Isolated):
     """An isolated sink that is served by a thread of its own.
 
     A call that raises is tried again, after 0.5, 1 and 2 seconds, before it counts as a failure;
-    its successors wait in a bounded queue. Once the sink is being closed this holds for alerts
-    alone, with waits of at most half the time that is left: other calls are tried once, and where
-    two failed in a row not at all before an alert, which one failure more would keep from being
-    tried. What is undelivered at the deadline is lost, and counted.
+    its successors wait in a bounded queue. Once the sink is being closed, alerts go before other
+    calls, and they alone are tried again, with waits of at most half the time that is left. What is
+    undelivered at the deadline is lost, counted, and not tried any more.
     """
 
     def __init__(self, sink: Sink, name: str | None = None) -> None:
         super().__init__(sink, name)
         self._calls: deque[Call] = deque()  # the first is that which the thread is making
-        self._changed = threading.Condition(self._lock)
-        self._closing = threading.Event()
+        # Something has changed. The garbage collector may close a run in any line of this thread,
+        # which then must not wait for itself: unlike Event and Condition, this may be told of it
+        # while it is waited for, and keeps it.
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._closing = False
         self._deadline = math.inf  # once closing
-        self._given_up = threading.Event()  # and everything is counted
+        self._given_up = False  # and everything is counted
         self._thread = threading.Thread(
             target=self._serve, name=f"sigma_monitor-{self.name}", daemon=True
         )
@@ -69,14 +66,14 @@ class Courier(Isolated):
 
     def _enqueue(self, call: Call) -> None:
         room = _ROOM if call.alert is None else 2 * _ROOM
-        with self._changed:
-            if self._closing.is_set():
+        with self._lock:
+            if self._closing:
                 self._lose(call, "closed")
                 return
             if len(self._calls) <= room:
                 self._start()
                 self._calls.append(call)
-                self._changed.notify()
+                self._news.put(None)
                 return
             reason = f"{room} calls are waiting"
             self._lose(call, reason)
@@ -89,72 +86,87 @@ class Courier(Isolated):
 
     def _serve(self) -> None:
         while (call := self._next()) is not None:
-            failure, reason = None, self._why_hopeless(call)
+            failure, reason = None, "disabled" if self.disabled else None
             if reason is None:
                 try:
                     self._make_patiently(call)
                 except BaseException as error:  # SystemExit would end the thread unseen
                     failure, reason = error, described(error)
-                self._account(failure)
+                if not self._given_up:
+                    self._account(failure)
             self._settle(call, reason)
-        if not self._given_up.is_set():  # by now the sink may be that of another run
+        if not self._given_up:  # by now the sink may be that of another run
             super()._release(math.inf)
 
     def _next(self) -> Call | None:
         """The call to be made, which stays in the queue meanwhile; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._calls or self._closing.is_set())
+        self._wait_for(lambda: bool(self._calls) or self._closing)
+        with self._lock:
             return self._calls[0] if self._calls else None
 
-    def _why_hopeless(self, call: Call) -> str | None:
-        """Why a call is not tried, if so."""
-        if self.disabled:
-            return "disabled"
-        if not self._closing.is_set() or self._failures_in_a_row < FAILURES_ALLOWED - 1:
-            return None
-        with self._lock:
-            alerts_wait = any(waiting.alert for waiting in self._calls)
-        return "kept for an alert" if alerts_wait and call.alert is None else None
+    def _wait_for(self, is_so: Callable[[], bool], end: float = math.inf) -> bool:
+        """Wait until something is so, but not longer than to `end`."""
+        while not is_so() and (left := end - time.monotonic()) > 0:
+            with suppress(Empty):
+                self._news.get(timeout=min(left, threading.TIMEOUT_MAX))
+        return is_so()
 
     def _make_patiently(self, call: Call) -> None:
         is_alert = call.alert is not None
-        enough = self._given_up if is_alert else self._closing
+
+        def is_enough(state: RetryCallState) -> bool:
+            ended = self._given_up if is_alert else self._closing
+            return ended or state.attempt_number >= ATTEMPTS
+
         attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS) | stop_when_event_set(enough),
+            stop=is_enough,
             wait=wait_exponential(multiplier=_SHORTEST_WAIT),
-            sleep=self._pause if is_alert else sleep_using_event(self._closing),
+            sleep=self._pause if is_alert else self._pause_until_closing,
             reraise=True,
         )
         attempts(self._make, call)
 
+    def _make(self, call: Call) -> None:
+        if not self._given_up:  # before this attempt
+            super()._make(call)
+
     def _pause(self, seconds: float) -> None:
         """Wait so long, once closing for at most half of the time that is left."""
         end = time.monotonic() + seconds
-        if self._closing.wait(seconds):
+        if self._pause_until_closing(seconds):
             now = time.monotonic()
-            time.sleep(max(0.0, min(end - now, (self._deadline - now) / 2)))
+            self._wait_for(lambda: self._given_up, min(end, now + (self._deadline - now) / 2))
+
+    def _pause_until_closing(self, seconds: float) -> bool:
+        return self._wait_for(lambda: self._closing, time.monotonic() + seconds)
 
     def _settle(self, call: Call, reason: str | None) -> None:
         """Take a call out of the queue, as lost where there is a reason."""
         with self._lock:
-            if self._given_up.is_set():  # and it is counted
+            if self._given_up:  # and it is counted
                 return
             self._calls.popleft()
             if reason is not None:
                 self._lose(call, reason)
 
     def finish(self, deadline: float = math.inf) -> None:
-        """Let the thread come to its end, not later than `deadline`."""
-        with self._changed:
+        """Let the thread come to its end, not later than `deadline`, with alerts first."""
+        with self._lock:
             self._start()  # also where nothing was delivered: a sink may hang in close() too
             self._deadline = min(self._deadline, deadline)
-            self._closing.set()
-            self._changed.notify()
+            self._closing = True
+            present = self._calls[0] if self._calls else None
+            alerts_first = sorted(
+                self._calls, key=lambda call: call is not present and call.alert is None
+            )
+            self._calls.clear()
+            self._calls.extend(alerts_first)
+            self._news.put(None)
 
     def _release(self, deadline: float) -> None:
         self.finish(deadline)
         # The garbage collector may close a run in the midst of a call of this sink.
-        if self._given_up.is_set() or self._thread is threading.current_thread():
+        if self._given_up or self._thread is threading.current_thread():
             return
         if self._thread.ident is None:  # nor does one that had nothing to deliver fail
             if self._calls:
@@ -169,8 +181,9 @@ class Courier(Isolated):
 
     def _give_up(self, reason: str) -> None:
         """Count what is undelivered; the thread, which hangs in a call, ends with the process."""
-        with self._changed:
-            self._given_up.set()
+        with self._lock:
+            self._given_up = True
             while self._calls:
                 self._lose(self._calls.popleft(), reason)
+            self._news.put(None)
         self._say_failed(reason)

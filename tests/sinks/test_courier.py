@@ -1,6 +1,7 @@
 """Delivery off the training's thread."""
 
 import asyncio
+import itertools
 import multiprocessing
 import threading
 import time
@@ -12,6 +13,7 @@ from sigma_monitor.sinks.courier import _ROOM
 from tests.snapshots import alert, snapshot
 
 SOON = 10.0  # seconds in which a thread surely gets somewhere
+OURS = ("courier.py", "isolated.py", "threading.py")
 
 
 class Scripted:
@@ -63,6 +65,7 @@ def test_everything_arrives_in_order_on_one_other_thread(messages):
     for step in range(50):
         courier.check(snapshot(step))
     courier.alert(alert("WARNING"))
+    served(sink, 51)
     courier.close()
     assert sink.kept == [*range(50), "WARNING"]
     assert threading.get_ident() not in sink.threads
@@ -118,7 +121,7 @@ def test_a_sink_that_hangs_costs_the_caller_nothing_and_loses_what_does_not_fit(
     assert sum("calls are waiting" in text for text in messages()) == 1
     sink.let_go.set()
     courier.close()
-    assert sink.kept[-1] == "COLLAPSED"
+    assert sink.kept[:2] == [0, "COLLAPSED"]
 
 
 def test_close_does_not_wait_for_a_sink_that_hangs_and_counts_what_it_left(messages):
@@ -170,8 +173,41 @@ def test_an_alert_waits_for_its_next_attempt_no_longer_than_closing_may_take(mon
     assert (sink.kept, courier.lost) == (["COLLAPSED"], 0)
 
 
-def test_the_time_to_close_is_for_alerts_once_two_calls_have_failed():
-    sink = Scripted(bad=range(5), hanging={0})
+def test_alerts_go_first_at_closing_in_their_order():
+    sink = Scripted(hanging={0})
+    courier = Courier(sink)
+    for step in range(3):
+        courier.check(snapshot(step))
+    courier.alert(alert("WARNING"))
+    courier.check(snapshot(3))
+    courier.alert(alert("COLLAPSED"))
+    assert sink.at_rest.wait(SOON)
+    courier.finish()
+    sink.let_go.set()
+    courier.close()
+    assert sink.kept == [0, "WARNING", "COLLAPSED", 1, 2, 3]
+
+
+def test_metrics_that_arrive_slowly_keep_no_alert_from_arriving():
+    class Slow(Scripted):
+        def log(self, metrics, step):
+            super().log(metrics, step)
+            self.at_rest.set()
+            time.sleep(0.05)
+
+    courier = Courier(sink := Slow())
+    for step in range(100):
+        courier.check(snapshot(step))
+    courier.alert(alert("COLLAPSED"))
+    assert sink.at_rest.wait(SOON)
+    courier.close(time.monotonic() + 0.5)
+    assert "COLLAPSED" in sink.kept
+    assert courier.take_lost_alerts() == []
+    assert courier.lost >= 80
+
+
+def test_metrics_that_fail_keep_no_alert_from_its_attempts():
+    sink = Scripted(bad=range(4), hanging={0})
     courier = Courier(sink)
     for step in range(50):
         courier.check(snapshot(step))
@@ -180,8 +216,21 @@ def test_the_time_to_close_is_for_alerts_once_two_calls_have_failed():
     courier.finish()
     sink.let_go.set()
     courier.close()
-    # Two checks are tried, once each, and the alert four times.
-    assert (sink.calls, sink.kept, courier.lost) == (2 + 4, ["COLLAPSED"], 50)
+    assert (sink.kept, courier.lost) == (["COLLAPSED", *range(1, 50)], 1)
+
+
+def test_what_is_given_up_while_it_waits_for_another_attempt_gets_none(monkeypatch):
+    """As on Ctrl-C in the midst of closing."""
+    monkeypatch.setattr("sigma_monitor.sinks.courier._SHORTEST_WAIT", 60.0)
+    sink = Scripted(bad=range(1000))
+    courier = Courier(sink)
+    courier.alert(alert("WARNING"))
+    courier.alert(alert("COLLAPSED"))
+    served(sink, 1)
+    courier.close(time.monotonic())
+    courier._thread.join(SOON)
+    assert (sink.calls, courier.lost) == (1, 2)
+    assert not courier._thread.is_alive()
 
 
 @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
@@ -232,6 +281,43 @@ def test_a_sink_that_closes_its_own_courier_does_not_wait_for_itself():
     courier.alert(alert("WARNING"))
     courier._thread.join(SOON)
     assert (sink.kept, courier.lost, sink.closed) == (["WARNING"], 0, 1)
+
+
+@pytest.fixture
+def interrupted():
+    """`interrupted(place, by)`: in the next threads `by` is called at that event of a profile.
+
+    The garbage collector may call what closes a run anywhere, and a profile nearly so: wherever a
+    function begins or ends. Returns an event that is set by then.
+    """
+
+    def interrupt(place, by):
+        numbers, interrupted = itertools.count(), threading.Event()
+
+        def profile(frame, event, argument):
+            if frame.f_code.co_filename.endswith(OURS) and next(numbers) == place:
+                by()
+                interrupted.set()
+
+        threading.setprofile(profile)
+        return interrupted
+
+    yield interrupt
+    threading.setprofile(None)
+
+
+def test_wherever_the_garbage_collector_closes_a_run_its_thread_comes_to_an_end(interrupted):
+    for place in itertools.count():
+        courier = Courier(sink := Scripted(bad={0}))
+        reached = interrupted(place, lambda c=courier: c.close(time.monotonic() + SOON))
+        courier.alert(alert("WARNING"))
+        if not reached.wait(SOON if place < 100 else 0.05):  # it rests before
+            courier.close(time.monotonic() + SOON)
+            break
+        courier._thread.join(SOON)
+        assert not courier._thread.is_alive(), place
+        assert (sink.kept, courier.lost, sink.closed) == (["WARNING"], 0, 1), place
+    assert place >= 100
 
 
 def test_a_sink_that_cannot_be_bound_is_said_and_its_failures_too(messages):
