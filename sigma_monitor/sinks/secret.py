@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 __all__ = ["unlogged"]
@@ -16,23 +16,31 @@ _LOGGERS = ("apprise", "urllib3.connection", "urllib3.connectionpool")
 _SHORTEST = 4  # characters; what is shorter stands in too many lines that tell nothing
 
 
+class _Inside(threading.local):
+    parts: frozenset[str] = frozenset()  # of addresses that are secret in this thread
+
+
+_inside = _Inside()
+
+
 @contextmanager
 def unlogged(*urls: str) -> Iterator[None]:
     """Inside, drop lines of this thread that hold any part of `urls` from the logs of libraries."""
-    parts = {part for url in urls for part in _parts(url)}
-    thread = threading.get_ident()
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        if threading.get_ident() != thread:
-            return True
-        text = logging.Formatter().format(record)  # its traceback too
-        return not any(part in text for part in parts)
-
-    with ExitStack() as stack:
-        for logger in map(logging.getLogger, _LOGGERS):
-            logger.addFilter(is_shown)
-            stack.callback(logger.removeFilter, is_shown)
+    for logger in map(logging.getLogger, _LOGGERS):
+        logger.addFilter(_is_shown)  # for good: while one is taken out, a line may miss another
+    before = _inside.parts
+    _inside.parts = before.union(*map(_parts, urls))
+    try:
         yield
+    finally:
+        _inside.parts = before
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    if not _inside.parts:
+        return True
+    text = logging.Formatter().format(record)  # its traceback too
+    return not any(part in text for part in _inside.parts)
 
 
 def _parts(url: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import threading
 
 import pytest
 import requests
@@ -10,6 +11,7 @@ import requests
 from sigma_monitor.errors import InputError, SinkError
 from sigma_monitor.sinks import AppriseSink, FunctionSink, JsonlSink, WebhookSink
 from sigma_monitor.sinks.outlet import Outlet
+from sigma_monitor.sinks.secret import unlogged
 from tests.sinks.servers import Web, serving
 from tests.snapshots import alert, snapshot
 
@@ -122,6 +124,47 @@ def test_other_lines_of_a_library_and_those_of_other_users_stay(logged):
         requests.post(web.url("/of-the-user"), json={}, timeout=5)
     assert "error=500" in logged()
     assert "/of-the-user" in logged()
+
+
+def test_a_line_misses_no_filter_of_the_user_while_a_delivery_ends_elsewhere(logged):
+    """Each goes through the list of filters, which no thread may shorten meanwhile."""
+    logger = logging.getLogger("apprise")
+    inside, ended, seen = threading.Event(), threading.Event(), []
+
+    def deliver():
+        with unlogged(f"https://example.org/{TOKEN}"):
+            inside.set()
+            assert ended.wait(20)
+
+    def waits(record):
+        ended.set()
+        thread.join()
+        return True
+
+    def sees(record):
+        seen.append(record.getMessage())
+        return True
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    assert inside.wait(20)
+    for added in (waits, sees):
+        logger.addFilter(added)
+    logger.warning(f"of the user: {TOKEN}")
+    for added in (waits, sees):
+        logger.removeFilter(added)
+    assert seen == [f"of the user: {TOKEN}"]
+    assert TOKEN in logged()
+
+
+def test_a_delivery_within_another_keeps_its_secrets(logged):
+    with unlogged(f"https://example.org/{TOKEN}"):
+        with unlogged(f"https://example.org/{PASSWORD}"):
+            logging.getLogger("apprise").warning(TOKEN)
+        logging.getLogger("apprise").warning(TOKEN)
+        logging.getLogger("apprise").warning(PASSWORD)
+    assert TOKEN not in logged()
+    assert PASSWORD in logged()
 
 
 BAD_URLS = [
