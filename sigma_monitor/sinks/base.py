@@ -31,8 +31,11 @@ class Sink(Protocol):
     with the `Observation` of rows that the user handed over, each in the place of `log`;
     `mark(alert)` with every alert, for a sink of `metrics_only` that shows what these are about;
     and `note(event, details)` with an event of the run. Where there is a `bind()` it is called
-    before each of them, in the training's own thread: for what is known there alone, as which run
-    of a tracker is active.
+    before each of them, in the training's own thread, for what is known there alone, as which run
+    of a tracker is active: it returns a sink that belongs to that, such as a copy, which takes the
+    call; None stands for the one before, of this monitor, and that for the sink itself.
+
+    One sink may be that of several monitors, and of several threads.
     """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -42,10 +45,7 @@ class Sink(Protocol):
         """Take one alert."""
 
     def close(self) -> None:
-        """Release what is held, at the end of a run; may be called again.
-
-        Another run may use the sink after it, to which nothing of this one may show.
-        """
+        """Release what is held, at the end of a run; may be called again, as may the others."""
 
 
 def is_news(alert: Alert) -> bool:
@@ -67,6 +67,6 @@ def has(sink: Any, attribute: str) -> bool:
 
 
 def parts(sink: Any) -> Sequence[Any]:
-    """The sinks that a sink consists of: itself, as a rule."""
+    """The sinks that a sink consists of for one monitor: itself, as a rule."""
     of = optional(type(sink), "parts")
     return of(sink) if callable(of) else (sink,)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from tenacity import RetryCallState, Retrying, wait_exponential
 
@@ -37,6 +38,7 @@ class Courier(Isolated):
 
     def __init__(self, sink: Sink, name: str | None = None) -> None:
         super().__init__(sink, name)
+        self._bound: Any = sink  # takes what comes now
         self._calls: deque[Call] = deque()  # the first is that which the thread is making
         # Something has changed. The garbage collector may close a run in any line of this thread,
         # which then must not wait for itself: unlike Event and Condition, this may be told of it
@@ -53,14 +55,14 @@ class Courier(Isolated):
         if calls:
             self._bind()
         for call in calls:
-            self._enqueue(call)
+            self._enqueue(call._replace(sink=self._bound))
 
     def _bind(self) -> None:
         bind = optional(self.sink, "bind")
         if bind is None or self.disabled:
             return
         try:
-            bind()
+            self._bound = bind() or self._bound
         except (Exception, CancelledError) as error:
             self._say_once("could not be bound (%s)", described(error))
 
@@ -121,7 +123,7 @@ class Courier(Isolated):
         attempts = Retrying(
             stop=is_enough,
             wait=wait_exponential(multiplier=_SHORTEST_WAIT),
-            sleep=self._pause if is_alert else self._pause_until_closing,
+            sleep=lambda seconds: self._pause(seconds, is_alert=is_alert),
             reraise=True,
         )
         attempts(self._make, call)
@@ -130,15 +132,12 @@ class Courier(Isolated):
         if not self._given_up:  # before this attempt
             super()._make(call)
 
-    def _pause(self, seconds: float) -> None:
-        """Wait so long, once closing for at most half of the time that is left."""
+    def _pause(self, seconds: float, *, is_alert: bool) -> None:
+        """Wait so long; once closing only before an alert, for at most half the time left."""
         end = time.monotonic() + seconds
-        if self._pause_until_closing(seconds):
+        if self._wait_for(lambda: self._closing, end) and is_alert:
             now = time.monotonic()
             self._wait_for(lambda: self._given_up, min(end, now + (self._deadline - now) / 2))
-
-    def _pause_until_closing(self, seconds: float) -> bool:
-        return self._wait_for(lambda: self._closing, time.monotonic() + seconds)
 
     def _settle(self, call: Call, reason: str | None) -> None:
         """Take a call out of the queue, as lost where there is a reason."""

@@ -25,6 +25,7 @@ FAILURES_ALLOWED = 3
 class Call(NamedTuple):
     """One of a method of a sink."""
 
+    sink: Any
     method: str
     arguments: tuple[Any, ...]
 
@@ -75,7 +76,7 @@ class Isolated:
     def note(self, event: str, details: Mapping[str, Any]) -> None:
         """Deliver an event of the run to a sink that keeps them (the record)."""
         if optional(self.sink, "note") is not None:
-            self._deliver([Call("note", (event, details))])
+            self._deliver([Call(self.sink, "note", (event, details))])
 
     @property
     def failing(self) -> bool:
@@ -102,17 +103,17 @@ class Isolated:
         if has(self.sink, "alerts_only"):
             return
         if optional(self.sink, method) is not None:
-            yield Call(method, (measured,))
+            yield Call(self.sink, method, (measured,))
         else:
-            yield Call("log", (measured.metrics(), measured.step))
+            yield Call(self.sink, "log", (measured.metrics(), measured.step))
 
     def _of_alerts(self, alerts: Sequence[Alert]) -> Iterator[Call]:
         for alert in alerts:
             if optional(self.sink, "mark") is not None:
-                yield Call("mark", (alert,))
+                yield Call(self.sink, "mark", (alert,))
             wanted = is_news(alert) or has(self.sink, "baselines")
             if wanted and not has(self.sink, "metrics_only"):
-                yield Call("alert", (alert,))
+                yield Call(self.sink, "alert", (alert,))
 
     def _deliver(self, calls: Sequence[Call]) -> None:
         """Make the calls that one check, or one event, brings."""
@@ -132,7 +133,7 @@ class Isolated:
         self._account(failure)
 
     def _make(self, call: Call) -> None:
-        getattr(self.sink, call.method)(*call.arguments)
+        getattr(call.sink, call.method)(*call.arguments)
 
     def _release(self, deadline: float) -> None:
         try:

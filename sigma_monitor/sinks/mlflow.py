@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sigma_monitor.alert import Alert
@@ -23,6 +25,15 @@ _DRAWING = (
     "mlflow.utils.rest_utils",
     "urllib3.util.retry",
 )
+
+
+@dataclass
+class _Run:
+    """One of MLflow's."""
+
+    id: str
+    uri: str | None  # of the server it is at
+    status: str = ""  # that it has as a tag
 
 
 class MlflowSink:
@@ -54,20 +65,24 @@ class MlflowSink:
         self._with_metrics = metrics
         self._name = name
         self._given = run_id, tracking_uri
-        self._run, self._uri = self._given
-        self._status = ""
+        self._run = None if run_id is None else _Run(run_id, tracking_uri)
+        self._runs: dict[str, _Run] = {}
 
-    def bind(self) -> None:
-        """Find the run: MLflow keeps it by thread, so that another thread has none."""
+    def bind(self) -> MlflowSink | None:
+        """This sink with its run, which MLflow keeps by thread: another thread has none."""
         mlflow = sys.modules.get("mlflow")
         if mlflow is None:
-            return
+            return None
         run_id, uri = self._given
         if run_id is None:
-            run = mlflow.active_run()
-            run_id = self._run if run is None else run.info.run_id
-        if run_id is not None and (run_id != self._run or self._uri is None):
-            self._run, self._uri = run_id, uri or mlflow.get_tracking_uri()
+            active = mlflow.active_run()
+            if active is None:
+                return None
+            run_id = str(active.info.run_id)
+        bound = copy.copy(self)
+        run = _Run(run_id, uri or mlflow.get_tracking_uri())
+        bound._run = self._runs.setdefault(run_id, run)
+        return bound
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """One value of each, where metrics were asked for."""
@@ -76,41 +91,42 @@ class MlflowSink:
 
             now = time.time_ns() // 1_000_000
             values = [Metric(name, value, now, step) for name, value in metrics.items()]
-            with self._client() as client:
-                client.log_batch(self._run, metrics=values)
+            with _client(self._run) as client:
+                client.log_batch(self._run.id, metrics=values)
 
     def check(self, snapshot: Snapshot) -> None:
         """The status as a tag when it has changed, and metrics where they were asked for."""
         self.log(snapshot.metrics(), snapshot.step)
-        if self._run is not None and snapshot.status.name != self._status:
-            self._tag("status", snapshot.status.name)
-            self._status = snapshot.status.name
+        run = self._run
+        if run is not None and snapshot.status.name != run.status:
+            self._tag(run, "status", snapshot.status.name)
+            run.status = snapshot.status.name
 
     def alert(self, alert: Alert) -> None:
         """A tag and an artifact."""
-        if self._run is None:
+        run = self._run
+        if run is None:
             return
         # One step may have several of a kind, of different layers and channels.
         about = (alert.kind, alert.channel, alert.layer, alert.functional)
         words = "-".join(metric_name(word).replace("/", "_") for word in about if word)
         path = f"{self._name}/alerts/{alert.step:06d}-{words}.json"
         text = json.dumps(alert.to_dict(), indent=2, allow_nan=False)
-        with self._client() as client:
-            client.log_text(self._run, text, path)
-        self._tag("alert", alert.title)
+        with _client(run) as client:
+            client.log_text(run.id, text, path)
+        self._tag(run, "alert", alert.title)
 
     def close(self) -> None:
-        """Forget the run, which belongs to the user: the next training may be in another."""
-        self._run, self._uri = self._given
-        self._status = ""
+        """Nothing is held; the run belongs to the user."""
 
-    def _tag(self, key: str, value: str) -> None:
-        with self._client() as client:
-            client.set_tag(self._run, f"{self._name}.{key}", value)
+    def _tag(self, run: _Run, key: str, value: str) -> None:
+        with _client(run) as client:
+            client.set_tag(run.id, f"{self._name}.{key}", value)
 
-    @contextmanager
-    def _client(self) -> Iterator[Any]:
-        from mlflow import MlflowClient
 
-        with private_random(*_DRAWING):
-            yield MlflowClient(self._uri)
+@contextmanager
+def _client(run: _Run) -> Iterator[Any]:
+    from mlflow import MlflowClient
+
+    with private_random(*_DRAWING):
+        yield MlflowClient(run.uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -27,11 +28,15 @@ class TrackioSink:
         self._with_metrics = metrics
         self._run: Any = None
 
-    def bind(self) -> None:
-        """Find the run: trackio keeps it by context, so that another thread has none."""
+    def bind(self) -> TrackioSink | None:
+        """This sink with its run, which trackio keeps by context: another thread has none."""
         trackio = sys.modules.get("trackio")
         run = None if trackio is None else trackio.context_vars.current_run.get()
-        self._run = run or self._run
+        if run is None:
+            return None
+        bound = copy.copy(self)
+        bound._run = run
+        return bound
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """One row, where metrics were asked for."""
@@ -47,5 +52,4 @@ class TrackioSink:
             self._run.alert(title=alert.title, text=alert.message, level=level, step=alert.step)
 
     def close(self) -> None:
-        """Forget the run, which belongs to the user: the next training may be in another."""
-        self._run = None
+        """Nothing is held; the run belongs to the user."""

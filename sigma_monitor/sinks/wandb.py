@@ -5,6 +5,7 @@ Metrics reach the run through the logger of the host, or, where there is none, t
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from sigma_monitor.alert import Alert
 from sigma_monitor.sinks.base import Sink
-from sigma_monitor.sinks.wandb_alert import WandbAlerts
+from sigma_monitor.sinks.wandb_alert import WandbAlerts, WandbFirstAlert
 from sigma_monitor.sinks.wandb_chart import spectrum_chart
 from sigma_monitor.snapshot import NAME, SHARES, Observation, Snapshot, metric_name
 
@@ -62,17 +63,17 @@ class WandbSink:
         self._host_step = host_step
         self._name = name
         self._axis = step_metric or f"{name}/step"
-        self._first_alert = f"{name}/first_alert_step"
         self._defined: set[str] = set()
         self._baseline: Mapping[str, tuple[int, ...]] = {}  # spectra
         self._latest: Mapping[str, tuple[int, ...]] = {}
         self._run_id: str | None = None
-        self._alerted = False
         self._joined = (-1, -1)  # row of the run that we wrote into last, and our step there
 
     def parts(self) -> Sequence[Sink]:
-        """This, and the alerts themselves, which may wait for W&B."""
-        return self, WandbAlerts(lambda: self._seen)
+        """A copy of this, which one monitor writes with, and what may wait for W&B."""
+        own = copy.copy(self)
+        first_alert = f"{self._name}/first_alert_step"
+        return own, WandbAlerts(lambda: own._seen), WandbFirstAlert(own._found, first_alert)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """One row, where metrics were asked for."""
@@ -112,21 +113,20 @@ class WandbSink:
             run.summary[f"{self._name}/stop_reason"] = details.get("stop_reason")
 
     def close(self) -> None:
-        """Forget the run, which belongs to the user: the next training may be in another."""
-        self._seen = None
-        self._baseline, self._latest = {}, {}
+        """Nothing is held; the run belongs to the user."""
 
-    def _live(self) -> Any:
+    def _found(self) -> Any:
         """The run, where it takes anything."""
         run = self._given or getattr(sys.modules.get("wandb"), "run", None)
-        if run is None or run.disabled:
-            return None
-        self._seen = run
-        if run.id != self._run_id:  # a sink may outlive a run
-            # Only wandb knows, where the run is resumed or another training was in it before; it
-            # is asked once, as a rule before the first step.
-            self._alerted = run.summary.get(self._first_alert) is not None
-            self._run_id, self._defined, self._joined = run.id, set(), (-1, -1)
+        return None if run is None or run.disabled else run
+
+    def _live(self) -> Any:
+        """The run that is found, which may be another than before."""
+        run = self._found()
+        if run is not None:
+            self._seen = run
+            if run.id != self._run_id:
+                self._run_id, self._defined, self._joined = run.id, set(), (-1, -1)
         return run
 
     def _write(
@@ -176,9 +176,6 @@ class WandbSink:
             return
         if alert.severity == "info":
             return
-        if not self._alerted:
-            run.summary[self._first_alert] = alert.step
-        self._alerted = True
         if alert.kind == "COLLAPSED" and _COLLAPSED not in (run.tags or ()):
             run.tags = (*(run.tags or ()), _COLLAPSED)
         if alert.layer is not None and alert.layer in self._latest:

@@ -7,6 +7,7 @@ go by a request of their own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import requests
 from sigma_monitor.alert import Alert
 from sigma_monitor.errors import SinkError
 
-__all__ = ["MERGED_SECONDS", "TIMEOUTS", "WandbAlerts"]
+__all__ = ["MERGED_SECONDS", "TIMEOUTS", "WandbAlerts", "WandbFirstAlert"]
 
 _LEVELS = {"info": "INFO", "warn": "WARN", "error": "ERROR"}
 MERGED_SECONDS = 60  # seconds within which alerts of one title are one; the server allows no less
@@ -46,9 +47,11 @@ class WandbAlerts:
         self._find = find
         self._run: Any = None
 
-    def bind(self) -> None:
-        """Find the run."""
-        self._run = self._find()
+    def bind(self) -> WandbAlerts:
+        """This with the run that is found."""
+        bound = copy.copy(self)
+        bound._run = self._find()
+        return bound
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Nothing: only alerts are sent."""
@@ -76,6 +79,51 @@ class WandbAlerts:
             severity=level,
             waitDuration=MERGED_SECONDS * 1000,
         )
+
+    def close(self) -> None:
+        """Nothing is held; the run belongs to the user."""
+
+
+class WandbFirstAlert:
+    """Writes the step of a run's first alarm into its summary, where there is none.
+
+    Only wandb's process knows whether there is, where the run was resumed or another training was
+    in it before; and it may let who asks wait for a minute.
+
+    Args:
+        find: Finds the run; None where there is none that takes anything.
+        key: In the summary.
+    """
+
+    alerts_only = True
+    metrics_only = True  # and alerts are sent by `WandbAlerts`
+
+    def __init__(self, find: Callable[[], Any], key: str) -> None:
+        self._find = find
+        self._key = key
+        self._run: Any = None
+        self._known: set[str] = set()  # runs that have one
+
+    def bind(self) -> WandbFirstAlert:
+        """This with the run that is found."""
+        bound = copy.copy(self)
+        bound._run = self._find()
+        return bound
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Nothing: only alerts are looked at."""
+
+    def alert(self, alert: Alert) -> None:
+        """Nothing, likewise: see `mark`."""
+
+    def mark(self, alert: Alert) -> None:
+        """Write its step, where it is an alarm and the first."""
+        run = self._run
+        if run is None or alert.severity == "info" or run.id in self._known:
+            return
+        if run.summary.get(self._key) is None:
+            run.summary[self._key] = alert.step
+        self._known.add(run.id)
 
     def close(self) -> None:
         """Nothing is held; the run belongs to the user."""

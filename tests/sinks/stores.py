@@ -152,7 +152,6 @@ class Wandb(Store):
 
     def break_down(self) -> None:
         self.run.finish()
-        self.sink._seen = None
         self.sink._given = _Gone()
 
 
@@ -207,8 +206,7 @@ class Trackio(Store):
 
         self.project = f"battery-{uuid.uuid4().hex}"
         self.run = trackio.init(project=self.project, embed=False, auto_log_cpu=False)
-        self.sink = TrackioSink(metrics=True)
-        self.sink.bind()
+        self.sink = TrackioSink(metrics=True).bind()
 
     def rows(self) -> Rows:
         from trackio.sqlite_storage import SQLiteStorage
@@ -238,8 +236,7 @@ class Mlflow(Store):
         import mlflow
 
         self.run_id = mlflow.start_run().info.run_id
-        self.sink = MlflowSink(metrics=True)
-        self.sink.bind()
+        self.sink = MlflowSink(metrics=True).bind()
 
     def rows(self) -> Rows:
         from mlflow import MlflowClient

@@ -158,8 +158,8 @@ def test_a_store_that_fails_is_said_once_and_its_sink_disabled(store, caplog):
         pytest.skip("trackio swallows its failures")
     caplog.set_level(logging.INFO, "sigma_monitor")
     events = Events()
-    outlet = Outlet([store.sink, events], None)
     store.break_down()
+    outlet = Outlet([store.sink, events], None)
     outlet.note("started", {"step": 0})
     for step in range(4):
         outlet.deliver(snapshot(step), [])

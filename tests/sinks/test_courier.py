@@ -1,6 +1,7 @@
 """Delivery off the training's thread."""
 
 import asyncio
+import copy
 import itertools
 import multiprocessing
 import threading
@@ -318,6 +319,37 @@ def test_wherever_the_garbage_collector_closes_a_run_its_thread_comes_to_an_end(
         assert not courier._thread.is_alive(), place
         assert (sink.kept, courier.lost, sink.closed) == (["WARNING"], 0, 1), place
     assert place >= 100
+
+
+def test_a_call_belongs_to_what_was_bound_when_it_came():
+    class InRun(Scripted):
+        active = run = None
+
+        def bind(self):
+            if self.active is None:
+                return None
+            bound = copy.copy(self)
+            bound.run = self.active
+            return bound
+
+        def _take(self, thing):
+            if not self.let_go.wait(60):
+                raise TimeoutError
+            super()._take((self.run, thing))
+
+    courier = Courier(sink := InRun())
+    for sink.active, kind in ((None, "FLAPPING"), ("a", "WARNING"), ("b", "COLLAPSED")):
+        courier.alert(alert(kind))
+    sink.active = None
+    courier.alert(alert("RECOVERED"))
+    sink.let_go.set()
+    courier.close()
+    assert sink.kept == [
+        (None, "FLAPPING"),
+        ("a", "WARNING"),
+        ("b", "COLLAPSED"),
+        ("b", "RECOVERED"),
+    ]
 
 
 def test_a_sink_that_cannot_be_bound_is_said_and_its_failures_too(messages):

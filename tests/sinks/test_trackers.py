@@ -7,8 +7,10 @@ import pytest
 
 from sigma_monitor import Estimate
 from sigma_monitor.errors import SinkError
-from sigma_monitor.sinks import TensorBoardSink
+from sigma_monitor.sinks import MlflowSink, TensorBoardSink, TrackioSink
+from sigma_monitor.sinks.outlet import Outlet
 from sigma_monitor.snapshot import SHARES
+from tests.sinks.stores import Mlflow, Trackio
 from tests.snapshots import alert, snapshot
 
 BINS = len(SHARES) - 1
@@ -150,13 +152,59 @@ def test_trackio_has_nothing_of_a_second_training_in_the_run_of_the_first(open_s
     import trackio
 
     store = open_store("trackio")
-    store.sink.close()
+    sink = TrackioSink(metrics=True)
+    outlet = Outlet([sink], None)
+    outlet.deliver(snapshot(0), [])
+    outlet.close({})
     trackio.context_vars.current_run.set(None)
-    store.sink.bind()
-    store.sink.log({"sigma/ratio": 0.5}, 3)
-    store.sink.alert(alert())
-    assert store.rows() == {}
+    outlet = Outlet([sink], None)
+    outlet.deliver(snapshot(3), [alert()])
+    outlet.close({})
+    assert sorted(store.rows()) == [0]
     assert store.alerts() == []
+
+
+def tell_two_monitors(sink, begin, end):
+    """One sink is that of both; `begin(0)` and `begin(1)` make one run active, `end()` none."""
+    outlets = [Outlet([sink], None) for _ in range(2)]
+    for run, outlet in enumerate(outlets):
+        begin(run)
+        outlet.alert(alert(step=run, text=f"of {run}."))
+    end()
+    for run, outlet in enumerate(outlets):  # which has ended by now
+        outlet.alert(alert("RECOVERED", "info", step=10, text=f"of {run}."))
+        outlet.close({})
+        assert [part.lost for part in outlet._sinks] == [0]
+
+
+def test_one_trackio_sink_of_two_monitors_tells_each_in_its_own_run(open_store):
+    import trackio
+
+    stores = [open_store("trackio"), Trackio()]
+    active = trackio.context_vars.current_run
+    tell_two_monitors(
+        TrackioSink(), lambda run: active.set(stores[run].run), lambda: active.set(None)
+    )
+    for run, store in enumerate(stores):
+        texts = store.alerts()
+        assert len(texts) == 2
+        assert all(f"of {run}." in text for text in texts)
+
+
+def test_one_mlflow_sink_of_two_monitors_tells_each_in_its_own_run(open_store):
+    import mlflow
+
+    first = open_store("mlflow")
+    mlflow.end_run()
+    stores = [first, Mlflow()]
+
+    def begin(run):
+        mlflow.end_run()
+        mlflow.start_run(stores[run].run_id)
+
+    tell_two_monitors(MlflowSink(), begin, mlflow.end_run)
+    for run, store in enumerate(stores):
+        assert [told["text"] for told in store.files().values()] == [f"of {run}."] * 2
 
 
 def test_mlflow_has_a_second_training_in_its_own_run(open_store):
@@ -164,14 +212,16 @@ def test_mlflow_has_a_second_training_in_its_own_run(open_store):
     from mlflow import MlflowClient
 
     store = open_store("mlflow")
-    store.sink.check(snapshot(0))
-    store.sink.close()
+    sink = MlflowSink(metrics=True)
+    outlet = Outlet([sink], None)
+    outlet.deliver(snapshot(0), [])
+    outlet.close({})
     mlflow.end_run()
-    store.sink.bind()
-    store.sink.check(snapshot(10))  # while none is active
+    outlet = Outlet([sink], None)
+    outlet.deliver(snapshot(10), [])  # while none is active
     second = mlflow.start_run().info.run_id
-    store.sink.bind()
-    store.sink.check(snapshot(20))
+    outlet.deliver(snapshot(20), [])
+    outlet.close({})
     assert sorted(store.rows()) == [0]
     client = MlflowClient()
     assert client.get_run(second).data.tags["sigma.status"] == "HEALTHY"

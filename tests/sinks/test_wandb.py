@@ -1,6 +1,8 @@
 """What is sent of an alert, by a stand-in for a run that is offline."""
 
 import sys
+import threading
+import time
 from types import SimpleNamespace
 from typing import get_args
 
@@ -12,6 +14,7 @@ from sigma_monitor.alert import AlertKind
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import SinkError
 from sigma_monitor.sinks import WandbSink
+from sigma_monitor.sinks.outlet import Outlet
 from sigma_monitor.sinks.wandb_alert import WandbAlerts
 from tests.sinks.servers import Web, serving
 from tests.snapshots import alert
@@ -38,8 +41,7 @@ def run():
 def send(run, *alerts):
     sink = WandbAlerts(lambda: run)
     for each in alerts:
-        sink.bind()
-        sink.alert(each)
+        sink.bind().alert(each)
     sink.close()
 
 
@@ -110,13 +112,13 @@ def test_a_request_goes_the_way_that_wandb_is_told_to_go():
         assert (head["Host"], head["X-Gate"]) == ("wandb.example", "open")
 
 
-class LiveRun:
+class LiveRun(OfflineRun):
     """A run with a summary, of which wandb would have to be asked."""
 
-    disabled = offline = False
     tags = ()
 
     def __init__(self, name, summary):
+        super().__init__()
         self.id, self.summary = name, dict(summary)
         self.config = {}
         self.logged = []
@@ -133,13 +135,22 @@ class LiveRun:
 FIRST = "sigma/first_alert_step"
 
 
+def alarms(*steps):
+    return [alert(step=step, text=f"at {step}", layer=None) for step in steps]
+
+
+def tell(run, *alerts):
+    outlet = Outlet([WandbSink(run)], None)
+    for each in alerts:
+        outlet.alert(each)
+    outlet.close({})
+
+
 @pytest.mark.parametrize("before", [{}, {FIRST: 0}, {FIRST: 5}])
 def test_the_first_alert_of_a_run_stays_the_first(before):
     """Also where the run is resumed, or another training was in it."""
     run = LiveRun("a", before)
-    sink = WandbSink(run)
-    sink.mark(alert(step=7, layer=None))
-    sink.mark(alert(step=9, layer=None))
+    tell(run, alert("RECOVERED", "info", step=6), *alarms(7, 9))
     assert run.summary[FIRST] == before.get(FIRST, 7)
 
 
@@ -153,27 +164,64 @@ def test_a_run_is_asked_once_what_it_knows():
 
     run = LiveRun("a", {})
     run.summary = Asked()
-    sink = WandbSink(run)
-    sink.note("closed", {})
-    for step in range(5):
-        sink.mark(alert(step=step, layer=None))
+    tell(run, *alarms(*range(5)))
     assert Asked.times == 1
 
 
-def test_a_second_training_has_nothing_of_the_first(monkeypatch):
-    first, second = LiveRun("a", {}), LiveRun("b", {})
-    module = SimpleNamespace(run=first)
+def test_a_summary_that_does_not_answer_holds_up_neither_training_nor_alerts(monkeypatch):
+    class Hanging(dict):
+        asked, answered = threading.Event(), threading.Event()
+
+        def get(self, *names):
+            self.asked.set()
+            self.answered.wait(60)
+
+    monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", 0.2)
+    run = LiveRun("a", {})
+    run.summary = Hanging()
+    started = time.monotonic()
+    tell(run, *alarms(7, 9))
+    assert time.monotonic() - started < 30
+    assert run.summary.asked.is_set()
+    assert len(run.alerts) == 2
+    run.summary.answered.set()
+
+
+@pytest.fixture
+def live(monkeypatch):
+    """`live.run` is the run that is live in this process."""
+    module = SimpleNamespace(run=None)
     monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_a_second_training_has_nothing_of_the_first(live):
+    first, second = LiveRun("a", {}), LiveRun("b", {})
     sink = WandbSink()
-    _, alerts = sink.parts()
-    sink.mark(alert(step=7, layer=None))
-    sink.close()
-    module.run = None
-    alerts.bind()
-    alerts.alert(alert())  # would go by the first, which has no `alert`
-    module.run = second
-    sink.mark(alert(step=3, layer=None))
+    for live.run, step in ((first, 7), (None, 8), (second, 3)):
+        outlet = Outlet([sink], None)
+        outlet.alert(*alarms(step))
+        outlet.close({})
     assert (first.summary[FIRST], second.summary[FIRST]) == (7, 3)
+    assert [len(run.alerts) for run in (first, second)] == [1, 1]
+
+
+def test_one_sink_of_two_monitors_tells_each_in_its_own_run(live):
+    first, second = LiveRun("a", {}), LiveRun("b", {})
+    sink = WandbSink()
+    outlets = [Outlet([sink], None) for _ in range(2)]
+    live.run = first
+    outlets[0].alert(*alarms(1))
+    live.run = second
+    outlets[1].alert(*alarms(2))
+    outlets[1].close({})
+    live.run = None
+    outlets[0].alert(*alarms(3))
+    outlets[0].close({})
+    assert [[got.text for got in run.alerts] for run in (first, second)] == [
+        [each.message for each in alarms(1, 3)],
+        [each.message for each in alarms(2)],
+    ]
 
 
 def test_a_proxy_that_cannot_be_read_is_not_told_and_no_redirect_is_followed(monkeypatch):
@@ -195,8 +243,7 @@ def test_a_proxy_that_cannot_be_read_is_not_told_and_no_redirect_is_followed(mon
     online = OfflineRun()
     online.offline, online.settings = False, settings
     online.entity = online.project = online.id = "a"
-    sink = WandbAlerts(lambda: online)
-    sink.bind()
+    sink = WandbAlerts(lambda: online).bind()
     with pytest.raises(SinkError) as caught:
         sink.alert(alert())
     assert "password" not in f"{caught.value}{caught.value.__cause__}"
