@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles what is imported, at its first import; pip would compile all, for two minutes.
+INSTALL := $(PIP) install --no-compile
 UV ?= uv
 # Processes of the tests, each of one thread.
 WORKERS ?= 2
@@ -73,14 +75,14 @@ export too_old
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$too_old" >&2; exit 1; }
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	$(PIP) install 'pip>=22.3'
-	$(PIP) install -c constraints.txt torch
+	$(INSTALL) 'pip>=22.3'
+	$(INSTALL) -c constraints.txt torch
 	@touch $@
 
 $(VENV)/.runtime: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt -e .
+	$(INSTALL) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt -e ".[dev]"
+	$(INSTALL) -c constraints.txt -e ".[dev]"
 	@touch $(VENV)/.runtime $@

@@ -32,7 +32,6 @@ model = LlamaForCausalLM(
 )
 accelerator = Accelerator(
     cpu=True,
-    mixed_precision="bf16",
     gradient_accumulation_steps=2,
     log_with="tensorboard",
     project_dir=RUN,

@@ -614,16 +614,17 @@ def test_another_fingerprint_in_mid_run_begins_anew(change, caplog):
 # What the detector is told
 
 
-def test_200_checks_of_a_model_that_only_jitters_raise_no_alert(told):
+@pytest.mark.parametrize("checks", [60, pytest.param(200, marks=pytest.mark.long)])
+def test_checks_of_a_model_that_only_jitters_raise_no_alert(told, checks):
     rows = cloud(100, 72, decay=0.5)
     model, listener = Cloud(rows), Listener()
     monitor = model.monitor(sinks=[listener], detector={})
     # The other two spectra are not what this is about, and cost less the exact way.
     monitor.instrument._methods = {"last": {UNCENTRED: "exact", POOLED: "exact"}}
-    for step in range(200):
+    for step in range(checks):
         model.rows = jittered(rows, 1e-3, step)
         monitor.step(model, step)
-    assert (monitor.checks, monitor.failures) == (200, 0)
+    assert (monitor.checks, monitor.failures) == (checks, 0)
     assert listener.snapshots[-1].conventions["method"]["last"][CENTRED] == "lanczos"
     assert listener.kinds() == ["BASELINE"]
     assert {s.status for s in listener.snapshots} == {Status.HEALTHY}
