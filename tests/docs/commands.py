@@ -41,7 +41,8 @@ def run(words: Sequence[str], exits: Mapping[str, int]) -> None:
         exits: By command of ours, the exit code where it is not 0.
     """
     program, *arguments = _started(words)
-    checks = {"pip": _installs, "make": _makes, "python": _script, "git": _clones, "cd": _enters}
+    checks = {"pip": _installs, "make": _makes, "python": _script, "git": _clones}
+    checks |= dict.fromkeys(("cd", "venv", "."), _one)
     if program in _OURS:
         _ours(arguments, exits.get(arguments[0], 0))
     else:
@@ -113,5 +114,5 @@ def _clones(arguments: Sequence[str]) -> None:
     assert arguments[0] == "clone"
 
 
-def _enters(arguments: Sequence[str]) -> None:
+def _one(arguments: Sequence[str]) -> None:
     assert len(arguments) == 1

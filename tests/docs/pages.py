@@ -218,41 +218,37 @@ def alerts(folder: Path) -> Iterator[Reader]:
 
 @contextmanager
 def readme(folder: Path) -> Iterator[Reader]:
-    for run in ("runs/0", "real/0", "real/1"):
+    for run in ("runs/0", "runs/plain"):
         a_run(Path(run))
     a_history(Path("history.csv"))
     some_embeddings()
     some_generations()
-    draw = torch.Generator().manual_seed(0)
-    rows = torch.randn(200, 8, generator=draw)
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    reader = Reader(
-        {
-            **a_loop(),
-            **a_trainer("out"),
-            **for_lightning(),
-            "start": 0,
-            "my_function": print,
-            "quantised": rows,
-            "embeddings": rows,
-            "before": spectral_summary(rows),
-            "after": spectral_summary(rows * 0.9),
-            "observed": unit,
-            "layers": [rows, rows * 0.9],
-            "rows_of_this_rank": rows,
-            "eigenvalues": torch.linalg.eigvalsh(rows.T @ rows / len(rows)).numpy(),
-            "n": len(rows),
-            "m": 8,
-            "ridge": 1e-3,
-            "squared_norms": rows.square().sum(1).numpy(),
-        },
-        [runaway()],
-        exits={"chain": 1},
-    )
+    names = {"model": tiny_llama(), **a_trainer("out")}
+    reader = Reader(names, [runaway()], exits={"chain": 1})
+    yield reader
+    reader.namespace["trainer"].train()
+    assert_checked("out")
+
+
+@contextmanager
+def spectra(folder: Path) -> Iterator[Reader]:
+    some_embeddings()
+    rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    names = {
+        "embeddings": rows,
+        "before": spectral_summary(rows),
+        "after": spectral_summary(rows * 0.9),
+        "observed": torch.nn.functional.normalize(rows, dim=1),
+        "layers": [rows, rows * 0.9],
+        "rows_of_this_rank": rows,
+        "eigenvalues": torch.linalg.eigvalsh(rows.T @ rows / len(rows)).numpy(),
+        "n": len(rows),
+        "m": 8,
+        "ridge": 1e-3,
+        "squared_norms": rows.square().sum(1).numpy(),
+    }
     with one_rank(folder):
-        yield reader
-    reader.namespace["monitor"].close()
-    assert_checked("runs/a", "lightning_logs/version_0")
+        yield Reader(names)
 
 
 @contextmanager
@@ -277,4 +273,5 @@ PAGES: dict[str, Page] = {
     "docs/probes.md": probes,
     "docs/lineages.md": lineages,
     "docs/tuning.md": tuning,
+    "docs/spectra.md": spectra,
 }
