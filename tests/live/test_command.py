@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -210,7 +212,9 @@ def test_what_is_no_record_exits_with_2(path, capsys, text, said, options):
 
 def run(*arguments, **options):
     command = [sys.executable, "-m", "sigma_monitor", "watch", *arguments]
-    return subprocess.Popen(command, **options)
+    # Whoever runs these tests in the background of a shell is deaf to interrupts, and so were it.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, preexec_fn=heard, **options)
 
 
 def test_a_reader_that_has_enough_is_no_error(path):
