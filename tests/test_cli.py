@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import pytest
 from sigma_monitor import __version__
 from sigma_monitor.cli import main
 from sigma_monitor.cli.replay import threshold
+from sigma_monitor.demo.arms import ARMS
+from sigma_monitor.demo.run import ArmResult, DemoResult
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.monitor import RECORD
-from sigma_monitor.sinks import read_record
+from sigma_monitor.sinks import Record, read_record
+from tests.snapshots import snapshot
 
 
 def command(*arguments, cwd, timeout=280):
@@ -91,6 +95,16 @@ def test_internal_error_exits_with_70(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sigma_monitor.demo.run_demo", broken)
     assert main(["demo", "--out", str(tmp_path)]) == 70
     assert "broken on purpose" in capsys.readouterr().err
+
+
+def test_the_json_of_a_demo_whose_loss_is_no_number_is_json(tmp_path, capsys, monkeypatch):
+    record = Record([snapshot(0, loss=math.nan)], [], [], [])
+    arm = ArmResult(ARMS[1], record, "COLLAPSED", 60, True, [(60, math.inf)])
+    result = DemoResult((arm,), tmp_path / "collapse.png", 1.0)
+    monkeypatch.setattr("sigma_monitor.demo.run_demo", lambda **_: result)
+    assert main(["demo", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out, parse_constant=str.upper)["arms"]
+    assert (shown["held_out_loss"], shown["own_loss_at_end"]) == ("nan", "inf")
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from sigma_monitor.cli.shared import INTERNAL, OK, Commands, add_json, result_alone
+from sigma_monitor.cli.shared import INTERNAL, OK, Commands, add_json, result_alone, show
 
 __all__ = ["add"]
 
@@ -36,5 +35,5 @@ def _run(options: argparse.Namespace) -> int:
             steps=options.steps,
             seed=options.seed,
         )
-    print(json.dumps(result.to_dict(), indent=2) if options.json else result.table())
+    show(result.to_dict() if options.json else result.table())
     return OK if result.as_expected else INTERNAL

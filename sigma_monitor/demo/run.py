@@ -17,6 +17,7 @@ from sigma_monitor.demo.arms import ARMS, Arm, pretrained, train_arm
 from sigma_monitor.demo.corpus import Corpus, load_corpus, read_text
 from sigma_monitor.demo.picture import Curves, draw
 from sigma_monitor.errors import InputError
+from sigma_monitor.estimate import jsonable
 from sigma_monitor.monitor import RECORD
 from sigma_monitor.sinks import Record, read_record
 
@@ -80,9 +81,13 @@ class DemoResult:
         return all(result.as_expected for result in self.arms)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready builtins."""
+        """JSON-ready builtins; infinities and NaN become strings."""
+        rows = (result.row() for result in self.arms)
         return {
-            "arms": [result.row() for result in self.arms],
+            "arms": [
+                {key: jsonable(of) if isinstance(of, float) else of for key, of in row.items()}
+                for row in rows
+            ],
             "as_expected": self.as_expected,
             "picture": str(self.picture),
             "seconds": self.seconds,
