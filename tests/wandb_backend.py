@@ -130,7 +130,14 @@ _DATA = {  # of the operations whose answer is read
             "username": ENTITY,
             "flags": "{}",
             "teams": {"edges": []},
-        }
+        },
+        "serverInfo": {"cliVersionInfo": {"max_cli_version": "1.0"}},
+    },
+    "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
+    "ProbeServerCapabilities": lambda _: {
+        "QueryType": {"fields": [{"name": "serverInfo"}]},
+        "MutationType": {"fields": []},
+        "ServerInfoType": {"fields": [{"name": "cliVersionInfo"}]},
     },
     "UpsertBucket": _bucket,
     "CreateRunFiles": _files,
