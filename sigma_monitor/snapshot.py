@@ -17,12 +17,15 @@ __all__ = [
     "COMPRESSION",
     "DISTINCT_1",
     "DISTINCT_2",
+    "EFFECTIVE_RANK",
     "ENTROPY",
     "FLOORED",
+    "GENERATION_MEASURES",
     "GROUP_DISTINCT_2",
     "GROUP_RANK",
     "GROUP_UNIQUE",
     "NAME",
+    "PARTICIPATION_RATIO",
     "REPEATED",
     "RESERVED",
     "SCHEMA",
@@ -32,6 +35,7 @@ __all__ = [
     "UNCENTRED_PREFIX",
     "UNCENTRED_RANK",
     "WATCHED",
+    "WITHIN_SHARE",
     "Observation",
     "Snapshot",
     "is_plain_name",
@@ -59,6 +63,16 @@ REPEATED = "repeated_4gram_share"
 GROUP_UNIQUE = "group_unique"
 GROUP_DISTINCT_2 = "group_distinct_2"
 GROUP_RANK = "group_effective_rank"
+# Of generations of documents: what a verdict looks at, in words, the loudest witness first.
+EFFECTIVE_RANK = "effective_rank"
+WITHIN_SHARE = "within_share"
+PARTICIPATION_RATIO = "participation_ratio"
+GENERATION_MEASURES = {
+    EFFECTIVE_RANK: "effective rank",
+    DISTINCT_2: "distinct-2",
+    WITHIN_SHARE: "share within prompts",
+    PARTICIPATION_RATIO: "participation ratio",
+}
 
 # Bins of `Snapshot.spectra`: four to a factor of ten.
 SHARES = tuple(10 ** (quarter / 4) for quarter in range(-48, 1))

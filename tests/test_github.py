@@ -81,8 +81,7 @@ def test_the_tests_run_on_every_python_that_the_metadata_names():
     assert metadata.metadata("sigma-monitor")["Requires-Python"] == f">={versions[0]}"
 
 
-def test_no_test_is_run_by_nobody():
-    """What `make test` leaves out or may skip is run somewhere."""
+def test_long_tests_and_those_in_a_browser_are_run_by_a_workflow():
     steps = load(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["steps"]
     (npm,) = [step for step in steps if step.get("run", "").startswith("npm ci")]
     assert (ROOT / npm["working-directory"] / "package-lock.json").exists()

@@ -79,7 +79,7 @@ def test_the_wheel_is_the_package_and_its_metadata(wheel):
     assert b"sigma-monitor = sigma_monitor.cli:main" in entry_points
 
 
-def test_the_sdist_has_what_a_developer_needs_and_no_more(sdist):
+def test_the_sdist_has_what_a_developer_needs_and_no_environment(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= tracked("sigma_monitor", "tests", "examples")

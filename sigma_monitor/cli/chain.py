@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         default=2000,
         metavar="N|all",
         help="documents of the fixed index set, by default 2000; all: stream the whole corpus, "
-        "without intervals",
+        "spectra without intervals",
     )
     chain.add_argument(
         "--preset", choices=("paper",), help="SIGMA's tracks under the published settings"

@@ -19,7 +19,15 @@ from sigma_monitor.generation.diversity import (
     repeated_share,
 )
 from sigma_monitor.lineage.watched import Watched
-from sigma_monitor.snapshot import COMPRESSION, DISTINCT_1, DISTINCT_2, REPEATED
+from sigma_monitor.snapshot import (
+    COMPRESSION,
+    DISTINCT_1,
+    DISTINCT_2,
+    EFFECTIVE_RANK,
+    PARTICIPATION_RATIO,
+    REPEATED,
+    WITHIN_SHARE,
+)
 from sigma_monitor.spectrum import (
     PAPER_SETTINGS,
     Gram,
@@ -36,11 +44,8 @@ from sigma_monitor.spectrum.moments import MomentsWithout, moments_without
 from sigma_monitor.spectrum.subspace import leading_directions, subspace_drift
 
 __all__ = [
-    "EFFECTIVE_RANK",
     "MEAN_WORDS",
-    "PARTICIPATION_RATIO",
     "UNIQUE_SHARE",
-    "WITHIN_SHARE",
     "WORDS",
     "Measurement",
     "measure_rows",
@@ -51,9 +56,6 @@ __all__ = [
     "with_tracks",
 ]
 
-EFFECTIVE_RANK = "effective_rank"
-PARTICIPATION_RATIO = "participation_ratio"
-WITHIN_SHARE = "within_share"
 UNIQUE_SHARE = "unique_share"
 MEAN_WORDS = "words"
 
@@ -254,8 +256,10 @@ def _within_share(residuals: Tensor, groups: Tensor, moments: MomentsWithout) ->
     """Energy about the means of the prompts, of that about the mean of all."""
     energy = torch.zeros(int(groups[-1]) + 1, dtype=torch.float64)
     energy.index_add_(0, groups, residuals.square().sum(1))
-    left = (energy.sum() - energy).numpy() / np.maximum(moments.trace, np.finfo(float).tiny)
-    return Watched(float(energy.sum()) / moments.total, left)
+    # Where one prompt has nearly all of it, what is left of the traces is rounding.
+    left = np.maximum(moments.trace, float(_ROUNDING) * moments.total)
+    rest = np.clip((energy.sum() - energy).numpy(), 0, left)
+    return Watched(float(energy.sum()) / moments.total, rest / left)
 
 
 def _directions(rows: Tensor) -> Tensor | None:

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 from sigma_monitor.alert import Status
 from sigma_monitor.analysis.table import aligned
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.lineage.measure import MEAN_WORDS, UNIQUE_SHARE, WITHIN_SHARE
-from sigma_monitor.lineage.verdict import LOG_DET, MEASURES, Verdict
-from sigma_monitor.snapshot import COMPRESSION, DISTINCT_1, DISTINCT_2, REPEATED
+from sigma_monitor.lineage.measure import MEAN_WORDS, UNIQUE_SHARE
+from sigma_monitor.lineage.verdict import LOG_DET, Verdict
+from sigma_monitor.snapshot import (
+    COMPRESSION,
+    DISTINCT_1,
+    DISTINCT_2,
+    GENERATION_MEASURES,
+    REPEATED,
+    WITHIN_SHARE,
+)
 
 if TYPE_CHECKING:
     from sigma_monitor.lineage.report import Generation, LineageReport
@@ -50,12 +57,12 @@ def _head(report: LineageReport) -> str:
 
 
 def _verdicts(report: LineageReport) -> str:
-    names = [name for name in MEASURES if any(name in v.ratios for v in report.verdicts)]
+    names = [name for name in GENERATION_MEASURES if any(name in v.ratios for v in report.verdicts)]
     rows = [
         [
             "generation",
             "status",
-            *(MEASURES[name] for name in names),
+            *(GENERATION_MEASURES[name] for name in names),
             "log det/dim, nats",
             "subspace drift",
         ]

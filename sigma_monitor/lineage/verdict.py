@@ -9,30 +9,17 @@ from typing import Any, Literal
 from sigma_monitor.alert import Side, Status
 from sigma_monitor.errors import InputError
 from sigma_monitor.estimate import Estimate
-from sigma_monitor.lineage.measure import (
-    EFFECTIVE_RANK,
-    PARTICIPATION_RATIO,
-    WITHIN_SHARE,
-    Measurement,
-    turned,
-)
+from sigma_monitor.lineage.measure import Measurement, turned
 from sigma_monitor.lineage.watched import ratio
-from sigma_monitor.snapshot import DISTINCT_2
+from sigma_monitor.snapshot import GENERATION_MEASURES, PARTICIPATION_RATIO
 from sigma_monitor.spectrum import spectral_drift
 
-__all__ = ["LOG_DET", "MEASURES", "Finding", "Limits", "ReferenceKind", "Verdict", "judge"]
+__all__ = ["LOG_DET", "Finding", "Limits", "ReferenceKind", "Verdict", "judge"]
 
 ReferenceKind = Literal["control", "generation 0"]
 
 LOG_DET = "log_det_per_dim"
 
-# What is watched, in words, the loudest witness first.
-MEASURES = {
-    EFFECTIVE_RANK: "effective rank",
-    DISTINCT_2: "distinct-2",
-    WITHIN_SHARE: "share within prompts",
-    PARTICIPATION_RATIO: "participation ratio",
-}
 # Healthy changes of domain take the participation ratio to a third of what it was: it warns and no
 # more.
 _WARNS_ONLY = (PARTICIPATION_RATIO,)
@@ -57,7 +44,7 @@ class Limits:
 class Finding:
     """A ratio beyond a limit."""
 
-    measure: str  # a key of `MEASURES`
+    measure: str  # a key of `GENERATION_MEASURES`
     side: Side
     status: Status  # WARNING or COLLAPSED
 
@@ -116,7 +103,7 @@ def judge(
         confidence: Of the intervals.
     """
     ratios = {}
-    for name in MEASURES:
+    for name in GENERATION_MEASURES:
         if name in found.watched and name in before.watched:
             estimate = ratio(before.watched[name], found.watched[name], confidence)
             if estimate is not None:
@@ -156,7 +143,8 @@ def _sentence(
     if not findings:
         return f"Generation {generation} is {status.name}: nothing watched is far from {whose}."
     said = [
-        f"{MEASURES[finding.measure]} {_shown(ratios[finding.measure])}" for finding in findings
+        f"{GENERATION_MEASURES[finding.measure]} {_shown(ratios[finding.measure])}"
+        for finding in findings
     ]
     return f"Generation {generation} is {status.name}: {', '.join(said)} times {whose}."
 

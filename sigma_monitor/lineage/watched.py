@@ -52,6 +52,8 @@ def _fieller(
 ) -> tuple[float, float]:
     """All r of which `new − r old` could be 0 (Fieller 1954): `(q − r)² ≤ t² var(new − r old)`.
 
+    Where `old` itself could be 0 these may be two pieces: the interval is then from 0 on.
+
     Neither value need be nearly normal in its logarithm, as a jackknife of log q has it: where one
     example holds nearly all of a value, its logarithm without that example has no bound.
 

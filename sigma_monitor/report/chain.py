@@ -9,7 +9,6 @@ from typing import Any
 
 from sigma_monitor.alert import Status
 from sigma_monitor.report.chain_figures import (
-    MEASURES,
     estimate_of,
     number_of,
     ratio_figure,
@@ -29,6 +28,7 @@ from sigma_monitor.report.plain import (
     step_label,
 )
 from sigma_monitor.report.view import ends
+from sigma_monitor.snapshot import GENERATION_MEASURES
 
 __all__ = ["ChainView", "GenerationRow", "chain_view"]
 
@@ -101,7 +101,7 @@ def chain_view(body: Mapping[str, Any], title: str) -> ChainView:
         headline=_headline(verdicts, reference),
         notes=tuple(clean(note) for note in _notes(body)),
         reference=reference,
-        measures=tuple(MEASURES[name] for name in known),
+        measures=tuple(GENERATION_MEASURES[name] for name in known),
         rows=tuple(_row(verdict, tuple(known)) for verdict in shown),
         unlisted=len(verdicts) - len(shown),
         figures=tuple(figure for figure in drawings if figure is not None),

@@ -24,9 +24,9 @@ from sigma_monitor.report.plain import (
 from sigma_monitor.report.stack import Level, Panel, Series, Stack
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.report.track import Track
+from sigma_monitor.snapshot import GENERATION_MEASURES
 
 __all__ = [
-    "MEASURES",
     "estimate_of",
     "number_of",
     "ratio_figure",
@@ -35,13 +35,6 @@ __all__ = [
     "value_figure",
 ]
 
-# What is watched, in words.
-MEASURES = {
-    "effective_rank": "effective rank",
-    "distinct_2": "distinct-2",
-    "within_share": "share within prompts",
-    "participation_ratio": "participation ratio",
-}
 _VALUES = {
     "Effective rank": ("centred", "effective_rank"),
     "Distinct pairs of words, share": ("diversity", "distinct_2"),
@@ -76,10 +69,10 @@ def estimate_of(body: Any) -> Estimate:
 
 
 def ratio_tracks(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Track]:
-    """Ratios over the generations, of each of `MEASURES` that has any."""
+    """Ratios over the generations, of each of `GENERATION_MEASURES` that has any."""
     tracks = {
         name: _track((verdict, mapping(verdict.get("ratios")).get(name)) for verdict in verdicts)
-        for name in MEASURES
+        for name in GENERATION_MEASURES
     }
     return {name: track for name, track in tracks.items() if track.steps}
 
@@ -102,7 +95,7 @@ def ratio_figure(
         for key, role, name in (("warning", "warn", "warning"), ("collapsed", "error", "collapse"))
         if (limit := finite(limits.get(key))) is not None and 0 < limit < 1
     ]
-    series = tuple(Series(MEASURES[name], track) for name, track in known.items())
+    series = tuple(Series(GENERATION_MEASURES[name], track) for name, track in known.items())
     panel = Panel(f"% of {reference}", series, _TALL, tuple(levels), ratio=True)
     return Stack((panel,), _span(known.values()), unit="generation").figure(
         "ratio",

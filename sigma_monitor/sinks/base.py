@@ -30,10 +30,11 @@ class Sink(Protocol):
     and more methods: `check(snapshot)` with the `Snapshot` of a check and `observe(observation)`
     with the `Observation` of rows that the user handed over, each in the place of `log`;
     `mark(alert)` with every alert, for a sink of `metrics_only` that shows what these are about;
-    and `note(event, details)` with an event of the run. Where there is a `bind()` it is called
-    before each of them, in the training's own thread, for what is known there alone, as which run
-    of a tracker is active: it returns a sink that belongs to that, such as a copy, which takes the
-    call; None stands for the one before, of this monitor, and that for the sink itself.
+    and `note(event, details)` with an event of the run. Where there is a `bind()`, and the sink is
+    not `inline`, it is called before each of them, in the training's own thread, for what is known
+    there alone, as which run of a tracker is active: it returns a sink that belongs to that, such
+    as a copy, which takes the call; None stands for the one before, of this monitor, and that for
+    the sink itself.
 
     One sink may be that of several monitors, and of several threads.
     """

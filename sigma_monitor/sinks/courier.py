@@ -62,7 +62,8 @@ class Courier(Isolated):
         if bind is None or self.disabled:
             return
         try:
-            self._bound = bind() or self._bound
+            bound = bind()
+            self._bound = self._bound if bound is None else bound
         except (Exception, CancelledError) as error:
             self._say_once("could not be bound (%s)", described(error))
 

@@ -11,6 +11,9 @@ import torch
 
 from sigma_monitor import Lineage, Status, spectral_drift, spectral_summary
 from sigma_monitor.errors import InputError
+from sigma_monitor.report.chain import chain_view
+from sigma_monitor.report.chain_file import read_chain
+from sigma_monitor.snapshot import GENERATION_MEASURES
 from tests.lineage.documents import FEATURES, broken, digits, documents, letters, wide
 
 N = 60
@@ -129,6 +132,20 @@ def test_prompts_that_collapse_are_flagged_however_few_still_vary(varied, weak):
     first, last = lineage.verdicts()
     assert first.findings == ()
     assert ("within_share", Status.COLLAPSED) in {(f.measure, f.status) for f in last.findings}
+
+
+def test_the_page_of_a_chain_has_what_the_lineage_says(tmp_path):
+    prompts = [f"prompt {i // 3}" for i in range(N)]
+    report = lineage_of(400, 30, control=[400, 400], prompts=prompts).report()
+    path = tmp_path / "chain.json"
+    path.write_text(json.dumps(report.to_dict()))
+    view = chain_view(read_chain(path), "a chain")
+    assert view.measures == tuple(GENERATION_MEASURES.values())
+    assert view.headline == report.verdicts[1].text
+    assert [row.status for row in view.rows] == [v.status for v in report.verdicts]
+    assert all("[" in ratio for ratio in view.rows[1].ratios)
+    assert [figure.key for figure in view.figures] == ["ratio", "values", "spectrum"]
+    assert view.settings["encoder"] == report.encoder
 
 
 def test_a_stream_of_all_has_the_values_of_an_index_set_of_all():

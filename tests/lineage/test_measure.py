@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,25 @@ def varied(generator, share, prompts=30):
     return Watched(within.sum() / energy.sum(), left)
 
 
+@pytest.mark.parametrize("weak", [1e-7, 3e-8, 1e-8, 0.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_prompt_that_holds_everything_makes_no_share_above_one(weak, seed):
+    """Without it the traces are differences of nearly equal numbers."""
+    prompts, each = 20, 5
+    groups = torch.arange(prompts).repeat_interleave(each)
+    generator = torch.Generator().manual_seed(seed)
+    healthy = torch.randn(prompts * each, 6, generator=generator, dtype=torch.float64)
+    strength = torch.where(groups == 0, 1.0, weak)
+    before, after = (
+        measure_rows(rows, groups, confidence=0.95).watched["within_share"]
+        for rows in (healthy, strength[:, None].double() * healthy)
+    )
+    assert after.without.min() >= 0
+    assert after.without.max() <= 1
+    found = ratio(before, after, 0.95)
+    assert found.low <= found.value <= found.high < 10
+
+
 @pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
 def test_healthy_pairs_are_far_apart_no_more_often_than_the_confidence_says(share):
     generator = np.random.default_rng(0)
@@ -163,3 +184,5 @@ def test_healthy_pairs_are_far_apart_no_more_often_than_the_confidence_says(shar
     apart = sum(one.high < 1 or one.low > 1 for one in ratios)
     # Binomial(400, 0.05): sd 4.4. The jackknife of the quotient itself has 50 at a share of 0.1.
     assert apart < 20 + 3 * 4.4
+    bounded = sum(math.isfinite(one.high) for one in ratios)
+    assert bounded > {0.1: 20, 0.3: 300, 1.0: 390}[share]  # or nothing would ever be told

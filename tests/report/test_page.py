@@ -81,6 +81,7 @@ def test_every_row_of_the_map_has_a_name_of_its_own(tmp_path, report):
     made, _ = report(collapsing(tmp_path / "record.jsonl", layers=12))
     _, _, rest = made.path.read_text(encoding="utf-8").partition('id="map-title"')
     drawings = re.findall(r"<svg [^>]*role=\"img\".*?</svg>", rest, re.DOTALL)[:2]
+    assert len(drawings) == 2  # narrow and wide
     for drawing in drawings:
         labels = re.findall(r"<text [^>]*>([^<]*layers[^<]*)</text>", drawing)
         assert len(set(labels)) == 12
