@@ -22,7 +22,7 @@ HOUSE = [
     {"demo", "analysis", "replay", "report", "doctor", "live"},
     {"integrations"},
     {"monitor"},
-    {"watch"},
+    {"channels"},
     {"checking"},
     {"dashboard", "generation", "reference"},
     {"probing", "detection", "sinks"},

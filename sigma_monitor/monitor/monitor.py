@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sigma_monitor.alert import Alert, Status
+from sigma_monitor.channels import RunWatch, WatchOptions
 from sigma_monitor.checking.instrument import Check, Instrument, synchronise
 from sigma_monitor.checking.measure import Measured
 from sigma_monitor.detection import worded
@@ -46,7 +47,6 @@ from sigma_monitor.sinks import Sink
 from sigma_monitor.sinks.outlet import RECORD, Outlet, SinkSpec
 from sigma_monitor.snapshot import NAME, TURNED, UNCENTRED_PREFIX, WATCHED, Observation, Snapshot
 from sigma_monitor.spectrum.summary import DEFAULT_RELATIVE_RIDGE, Method
-from sigma_monitor.watch import RunWatch, WatchOptions
 
 __all__ = ["DEFAULT_FUNCTIONALS", "RECORD", "SigmaMonitor"]
 

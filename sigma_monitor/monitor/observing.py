@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sigma_monitor.alert import Alert, Status
+from sigma_monitor.channels import ObservedWatch
 from sigma_monitor.checking.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.detection import worded
 from sigma_monitor.errors import InputError, described, traced
@@ -24,7 +25,6 @@ from sigma_monitor.ranks import from_main
 from sigma_monitor.sinks.outlet import Outlet
 from sigma_monitor.snapshot import FLOORED, NAME, RESERVED, Observation, is_plain_name, metric_name
 from sigma_monitor.spectrum import Method
-from sigma_monitor.watch import ObservedWatch
 
 __all__ = ["Observer", "ObserverOptions"]
 

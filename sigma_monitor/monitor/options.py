@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeGuard
 
 from sigma_monitor.alert import Alert
+from sigma_monitor.channels import LOSS_RULE, checked_limits
 from sigma_monitor.detection import Thresholds
 from sigma_monitor.errors import InputError, RecordError
 from sigma_monitor.reference import Reference
@@ -15,7 +16,6 @@ from sigma_monitor.sinks import FunctionSink, Sink
 from sigma_monitor.sinks.outlet import SinkSpec
 from sigma_monitor.snapshot import is_plain_name
 from sigma_monitor.spectrum.summary import FUNCTIONALS, METHODS
-from sigma_monitor.watch import LOSS_RULE, checked_limits
 
 __all__ = [
     "CHANNELS",

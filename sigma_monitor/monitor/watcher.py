@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sigma_monitor.alert import Alert
+from sigma_monitor.channels import RunWatch, WatchOptions
 from sigma_monitor.checking.instrument import Check, Instrument
 from sigma_monitor.errors import InputError
 from sigma_monitor.monitor.cadence import Cadence
 from sigma_monitor.ranks import from_main, is_main
 from sigma_monitor.reference import BEGINNING, END, Reference
-from sigma_monitor.watch import RunWatch, WatchOptions
 
 __all__ = ["BaselineKind", "Watcher"]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sigma_monitor import Estimate, ProbeSet, spectral_summary
+from sigma_monitor.channels.generation import GenerationWatch
 from sigma_monitor.errors import InputError
 from sigma_monitor.generation.completions import (
     Completion,
@@ -20,7 +21,6 @@ from sigma_monitor.generation.completions import (
 from sigma_monitor.probing.encoders import hashing_encoder
 from sigma_monitor.snapshot import TEXT_RANK
 from sigma_monitor.spectrum.uncertainty import jackknife_standard_error
-from sigma_monitor.watch.generation import GenerationWatch
 from tests.integrations.models import Letters
 from tests.probing.models import tiny, token_ids
 

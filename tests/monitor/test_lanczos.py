@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from sigma_monitor import ProbeSet, SigmaMonitor, Status, spectral_summary
+from sigma_monitor.channels import layer as watched_layer
+from sigma_monitor.channels.layer import LayerWatch
 from sigma_monitor.checking import measure as measure_module
 from sigma_monitor.checking.measure import CENTRED, POOLED, UNCENTRED, Measured, measure
 from sigma_monitor.probing import Rows
@@ -18,8 +20,6 @@ from sigma_monitor.snapshot import WATCHED
 from sigma_monitor.spectrum import cost
 from sigma_monitor.spectrum.operator import RowOperator
 from sigma_monitor.spectrum.uncertainty import half_width, paired_standard_error
-from sigma_monitor.watch import layer as watched_layer
-from sigma_monitor.watch.layer import LayerWatch
 from tests.clock import stop_the_clock
 
 EXAMPLES, WIDTH = 160, 80  # test vectors are random from 65 dimensions on

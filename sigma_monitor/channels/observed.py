@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from sigma_monitor.alert import Alert, Status
+from sigma_monitor.channels.channel import ChannelWatch
+from sigma_monitor.channels.layer import LayerWatch
+from sigma_monitor.channels.limits import LimitWatch
 from sigma_monitor.checking.measure import Measured
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.snapshot import FLOORED, UNCENTRED_RANK
-from sigma_monitor.watch.channel import ChannelWatch
-from sigma_monitor.watch.layer import LayerWatch
-from sigma_monitor.watch.limits import LimitWatch
 
 __all__ = ["ObservedWatch"]
 

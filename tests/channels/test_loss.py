@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sigma_monitor.alert import Status
+from sigma_monitor.channels.loss import LossWatch, judged, paired_change
 from sigma_monitor.errors import InputError
 from sigma_monitor.probing import TokenLosses
-from sigma_monitor.watch.loss import LossWatch, judged, paired_change
 
 CHANNELS = ("representation", "generation", "loss")
 CHANNEL = "representation"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from sigma_monitor.alert import Alert, Side, Status
+from sigma_monitor.channels.channel import ChannelWatch, combined
 from sigma_monitor.detection import Evidence, Thresholds
-from sigma_monitor.watch.channel import ChannelWatch, combined
 
 W, H, N, C = Status.WARMUP, Status.HEALTHY, Status.WARNING, Status.COLLAPSED
 

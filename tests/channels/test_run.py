@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sigma_monitor import Estimate, Status
+from sigma_monitor.channels import RunWatch, WatchOptions
 from sigma_monitor.checking.measure import Measured, measure
 from sigma_monitor.errors import InputError
 from sigma_monitor.generation.writing import Writing
 from sigma_monitor.probing import Rows, TokenLosses
 from sigma_monitor.snapshot import ENTROPY, FLOORED, TEXT_RANK, WATCHED
-from sigma_monitor.watch import RunWatch, WatchOptions
 
 CHANNELS = ("representation", "generation", "loss")
 RANK = 40.0

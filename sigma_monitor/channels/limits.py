@@ -9,13 +9,13 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from sigma_monitor.alert import Status
+from sigma_monitor.channels.channel import combined
 from sigma_monitor.checking.measure import Measured
 from sigma_monitor.detection import Baseline, Detector
 from sigma_monitor.detection import baseline as baselines
 from sigma_monitor.errors import InputError
 from sigma_monitor.snapshot import UNCENTRED_PREFIX
 from sigma_monitor.spectrum.result import RANKS
-from sigma_monitor.watch.channel import combined
 
 __all__ = ["LimitWatch", "checked_limits"]
 

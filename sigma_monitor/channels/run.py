@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sigma_monitor.alert import Alert, Channel, Status
+from sigma_monitor.channels.channel import ChannelWatch
+from sigma_monitor.channels.generation import GenerationWatch
+from sigma_monitor.channels.layer import LayerWatch
+from sigma_monitor.channels.limits import LimitWatch
+from sigma_monitor.channels.loss import LOSS_RULE, LossWatch
 from sigma_monitor.checking.measure import Measured
 from sigma_monitor.detection import Evidence, Thresholds
 from sigma_monitor.generation.writing import Writing
 from sigma_monitor.probing import TokenLosses
 from sigma_monitor.snapshot import ENTROPY, TEXT_RANK
-from sigma_monitor.watch.channel import ChannelWatch
-from sigma_monitor.watch.generation import GenerationWatch
-from sigma_monitor.watch.layer import LayerWatch
-from sigma_monitor.watch.limits import LimitWatch
-from sigma_monitor.watch.loss import LOSS_RULE, LossWatch
 
 __all__ = ["RunWatch", "WatchOptions"]
 

@@ -5,10 +5,10 @@ loss; `channel` makes one status and one episode of several series, and `run` jo
 `limits` watches what else a run may be stopped for, and `observed` rows that the user hands over.
 """
 
-from sigma_monitor.watch.limits import checked_limits
-from sigma_monitor.watch.loss import LOSS_RULE
-from sigma_monitor.watch.observed import ObservedWatch
-from sigma_monitor.watch.run import RunWatch, WatchOptions
+from sigma_monitor.channels.limits import checked_limits
+from sigma_monitor.channels.loss import LOSS_RULE
+from sigma_monitor.channels.observed import ObservedWatch
+from sigma_monitor.channels.run import RunWatch, WatchOptions
 
 __all__ = [
     "LOSS_RULE",
