@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +157,23 @@ def test_a_bad_threshold_exits_with_2_and_is_named(argument, said, tmp_path, cap
     assert printed.out == ""
 
 
+def test_a_short_demo_has_all_that_the_whole_one_has(tmp_path, monkeypatch, capsys):
+    for name, few in (("_PRETRAINING_STEPS", 20), ("_CHECKS", 3)):
+        monkeypatch.setattr(f"sigma_monitor.demo.arms.{name}", few)
+    arms = ARMS[:3]  # that which learns what it wrote takes longest
+    monkeypatch.setattr("sigma_monitor.demo.run.ARMS", arms)
+    code = main(["demo", "--json", "--steps", "60", "--out", str(tmp_path)])
+    result = json.loads(capsys.readouterr().out)
+    assert code == (0 if result["as_expected"] else 70)  # so few steps need not end as expected
+    assert [arm["arm"] for arm in result["arms"]] == [arm.name for arm in arms]
+    for arm in arms:
+        record = read_record(tmp_path / arm.name.replace(" ", "-") / RECORD)
+        assert record.snapshots[0].step == 0
+        assert record.events[-1]["event"] == "closed"
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_demo_reaches_the_expected_verdicts(tmp_path):
     done = command("demo", "--json", "--out", "demo", cwd=tmp_path, timeout=880)

@@ -58,32 +58,33 @@ def collapse(folder, *sinks, steps=40):
 FLAPS = {step: (3 if (step // 20) % 2 else 16) for step in range(0, 1001, 20)}
 
 
-def flapping(folder, *sinks):
+def flapping(folder, checks, *sinks):
     model = Dial()
-    monitor = model.monitor(output_dir=folder, sinks=["default", *sinks], max_steps=1000)
-    run(monitor, model, range(1001), rank=FLAPS)
+    monitor = model.monitor(output_dir=folder, sinks=["default", *sinks], max_steps=checks)
+    run(monitor, model, range(checks + 1), rank=FLAPS)
     monitor.close()
 
 
+@pytest.mark.parametrize("checks", [400, pytest.param(1000, marks=pytest.mark.long)])
 def test_every_sink_gets_the_alerts_of_the_record_and_these_are_few(
-    open_store, tmp_path, monkeypatch
+    open_store, tmp_path, monkeypatch, checks
 ):
     monkeypatch.setattr("sigma_monitor.sinks.outlet.CLOSE_SECONDS", 60.0)
     names = ("function", "wandb", "tensorboard", "trackio", "mlflow", "webhook", "apprise")
     stores = {name: open_store(name) for name in names}
     for name in ("wandb", "tensorboard", "trackio", "mlflow"):  # the battery has their rows
         stores[name].sink._with_metrics = False
-    flapping(tmp_path / "run", *(store.sink for store in stores.values()))
+    flapping(tmp_path / "run", checks, *(store.sink for store in stores.values()))
     lines = lines_of(tmp_path / "run")
     assert lines[-1]["lost"] == {}
     news = news_of(lines)
     statuses = [line["status"] for line in lines if line["type"] == "check"]
-    assert sum(a != b for a, b in itertools.pairwise(statuses)) >= 40
+    assert sum(a != b for a, b in itertools.pairwise(statuses)) >= checks // 25
     # More than 3 changes in 100 checks are told as FLAPPING; then COLLAPSED alone is, each of them
     # a reminder's distance from the one before.
     kinds = Counter(alert["kind"] for alert in news)
     assert kinds["FLAPPING"] == 1
-    assert len(news) <= 3 + 1 + 1000 // 100
+    assert len(news) <= 3 + 1 + checks // 100
     expected = [f"{alert['title']}\n{alert['text']}\n{alert['advice']}".strip() for alert in news]
     for name, store in stores.items():
         found = store.alerts()

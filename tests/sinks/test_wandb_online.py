@@ -335,7 +335,15 @@ def test_accelerate_with_its_tracker(tmp_path: Path) -> None:
 # Trouble
 
 
-@pytest.mark.parametrize("manner", ["fails", "refuses", "drops", "hangs"])
+@pytest.mark.parametrize(
+    "manner",
+    [
+        "fails",
+        pytest.param("refuses", marks=pytest.mark.long),
+        pytest.param("drops", marks=pytest.mark.long),
+        "hangs",
+    ],
+)
 def test_alerts_that_are_not_taken_hold_up_nothing_and_are_in_the_record(
     manner: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
