@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import threading
 import tracemalloc
 
@@ -44,6 +45,12 @@ def test_several_of_one_status_are_counted(report):
     verdicts = [verdict(n, ratio) | {"text": ""} for n, ratio in enumerate((1.0, 0.7, 0.7))]
     made, _ = report({**CHAIN, "verdicts": verdicts})
     assert made.data["headline"] == "Generation 1 is WARNING. It is the first of 2 that are."
+
+
+def test_the_interval_of_a_huge_ratio_stands_beside_it(report):
+    made, _ = report(chain_of((1.0, 2e16)))
+    html = made.path.read_text(encoding="utf-8")
+    assert re.search(r'times <span class="note">\[[^\[]+ times, [^\[]+ times\]</span>', html)
 
 
 def test_a_quiet_chain_without_a_control(report):
