@@ -24,6 +24,8 @@ __all__ = [
     "GROUP_DISTINCT_2",
     "GROUP_RANK",
     "GROUP_UNIQUE",
+    "LINEAGE",
+    "LINEAGE_SCHEMA",
     "NAME",
     "PARTICIPATION_RATIO",
     "REPEATED",
@@ -63,7 +65,9 @@ REPEATED = "repeated_4gram_share"
 GROUP_UNIQUE = "group_unique"
 GROUP_DISTINCT_2 = "group_distinct_2"
 GROUP_RANK = "group_effective_rank"
-# Of generations of documents: what a verdict looks at, in words, the loudest witness first.
+# Of generations of documents: what `chain` prints of them,
+LINEAGE, LINEAGE_SCHEMA = "lineage", 1
+# and what a verdict looks at, in words, the loudest witness first.
 EFFECTIVE_RANK = "effective_rank"
 WITHIN_SHARE = "within_share"
 PARTICIPATION_RATIO = "participation_ratio"

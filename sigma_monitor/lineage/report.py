@@ -9,11 +9,10 @@ from typing import Any
 from sigma_monitor.alert import Status
 from sigma_monitor.lineage.measure import Measurement
 from sigma_monitor.lineage.verdict import Limits, ReferenceKind, Verdict
+from sigma_monitor.snapshot import LINEAGE, LINEAGE_SCHEMA
 from sigma_monitor.spectrum.tracks import TrackDrift
 
-__all__ = ["SCHEMA", "Generation", "LineageReport"]
-
-SCHEMA = 1
+__all__ = ["Generation", "LineageReport"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class LineageReport:
     controls: tuple[Generation, ...]
     verdicts: tuple[Verdict, ...]  # one a generation
     notes: tuple[str, ...]  # what to know before any of it is believed
-    schema: int = SCHEMA
+    schema: int = LINEAGE_SCHEMA
 
     @property
     def status(self) -> Status:
@@ -71,7 +70,7 @@ class LineageReport:
         limits: Mapping[str, float] = vars(self.limits)
         return {
             "schema": self.schema,
-            "kind": "lineage",
+            "kind": LINEAGE,
             "encoder": self.encoder,
             "features": self.features,
             "documents": self.documents,

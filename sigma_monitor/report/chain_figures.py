@@ -24,7 +24,7 @@ from sigma_monitor.report.plain import (
 from sigma_monitor.report.stack import Level, Panel, Series, Stack
 from sigma_monitor.report.svg import COLOURS, Shape
 from sigma_monitor.report.track import Track
-from sigma_monitor.snapshot import GENERATION_MEASURES
+from sigma_monitor.snapshot import DISTINCT_2, EFFECTIVE_RANK, GENERATION_MEASURES, REPEATED
 
 __all__ = [
     "estimate_of",
@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 _VALUES = {
-    "Effective rank": ("centred", "effective_rank"),
-    "Distinct pairs of words, share": ("diversity", "distinct_2"),
-    "Repeated runs of four words, share": ("diversity", "repeated_4gram_share"),
+    "Effective rank": ("centred", EFFECTIVE_RANK),
+    "Distinct pairs of words, share": ("diversity", DISTINCT_2),
+    "Repeated runs of four words, share": ("diversity", REPEATED),
 }
 _ARMS = {"generations": "generations", "controls": "controls, real data"}
 _TALL, _LOW = 230, 110  # of panels

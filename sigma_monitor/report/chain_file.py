@@ -11,13 +11,12 @@ from typing import Any
 from sigma_monitor.alert import Status
 from sigma_monitor.errors import InputError
 from sigma_monitor.report.plain import clean, objects
+from sigma_monitor.snapshot import LINEAGE, LINEAGE_SCHEMA
 
 __all__ = ["PIECE", "read_chain"]
 
 PIECE = 1 << 16  # bytes by which a chain is told from a record
 _LARGEST = 1 << 28  # bytes of a chain
-_KIND = "lineage"
-_SCHEMA = 1
 _LINE_OF_RECORD = re.compile(r'^\{"type"', re.MULTILINE)  # as `JsonlSink` begins each
 
 
@@ -36,10 +35,10 @@ def read_chain(path: Path) -> dict[str, Any] | None:
     body = _body(path)
     if body is None:
         return None
-    if body.get("schema") != _SCHEMA:
+    if body.get("schema") != LINEAGE_SCHEMA:
         raise InputError(
             f"{path}: schema {clean(body.get('schema'), 40)} of a chain: this version reads schema "
-            f"{_SCHEMA}. Use the version of sigma-monitor that wrote it."
+            f"{LINEAGE_SCHEMA}. Use the version of sigma-monitor that wrote it."
         )
     if not objects(body.get("generations")) or not objects(body.get("verdicts")):
         raise InputError(f"{path}: it holds no generation. Pass the output of chain --json.")
@@ -55,7 +54,7 @@ def _body(path: Path) -> dict[str, Any] | None:
             if _begins_like_a_chain(content) and path.stat().st_size <= _LARGEST:
                 content += file.read(_LARGEST)
                 body = _parsed(content)
-                if isinstance(body, dict) and body.get("kind") == _KIND:
+                if isinstance(body, dict) and body.get("kind") == LINEAGE:
                     return body
     except OSError:  # `read_run` says why
         return None
@@ -82,7 +81,7 @@ def _begins_like_a_chain(piece: bytes) -> bool:
     first, _, _ = text.partition("\n")
     body = _parsed(first)
     # Without a body it goes on behind this line, or behind the piece.
-    return body is None or body.get("kind") == _KIND
+    return body is None or body.get("kind") == LINEAGE
 
 
 def _check_verdict(path: Path, number: int, verdict: Any) -> None:
